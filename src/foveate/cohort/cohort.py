@@ -1,0 +1,59 @@
+"""A cohort: the cases of a dataset, which of them carry a label, and what the labels mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from foveate.errors import Problem
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan: its image files (one per channel, or one multi-channel file), its label file if there is one."""
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None
+    patient: str
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The cases under ``root``.
+
+    dims: 2 or 3. channels: channel names in order ("CT" asks for CT normalisation).
+    classes: foreground name -> label value, or tuple of values for a region; background (0) is not listed.
+        Empty when nothing on disk declares them; the check then reads them off the labels.
+    ignore: label value that carries no information (nnU-Net's "ignore"), or None; 255 is always ignored.
+    problems: what listing the folder already found.
+    """
+
+    root: Path
+    layout: str
+    dims: int
+    cases: tuple[Case, ...]
+    channels: tuple[str, ...]
+    classes: dict[str, int | tuple[int, ...]]
+    ignore: int | None = None
+    problems: tuple[Problem, ...] = field(default=())
+
+    @property
+    def labelled(self) -> tuple[Case, ...]:
+        return tuple(case for case in self.cases if case.label is not None)
+
+    @property
+    def unlabelled(self) -> tuple[Case, ...]:
+        return tuple(case for case in self.cases if case.label is None)
+
+    def keep_labels(self, ids: Iterable[str]) -> Cohort:
+        """The same cases, of which only ``ids`` keep their label; the others' label paths are forgotten."""
+        kept = set(ids)
+        cases = tuple(case if case.id in kept else replace(case, label=None) for case in self.cases)
+        return replace(self, cases=cases)
+
+    def only(self, ids: Iterable[str]) -> Cohort:
+        """The cohort reduced to the cases ``ids``."""
+        kept = set(ids)
+        return replace(self, cases=tuple(case for case in self.cases if case.id in kept))

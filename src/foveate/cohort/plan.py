@@ -1,0 +1,79 @@
+"""The plan: how scans are prepared and how large the network is. Written as plan.json; may be edited."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from foveate.config import Strict
+from foveate.errors import InputError, Problem, refuse
+
+
+class ChannelPlan(Strict):
+    """How one channel is normalised.
+
+    ct: clip to [lower, upper] HU (cohort foreground percentiles 0.5 and 99.5), subtract mean, divide by std.
+    zscore: per image, clip to its own percentiles 0.5 and 99.5, subtract the mean, divide by the deviation.
+    unit: divide by 255 and shift to [-1, 1] (pictures of 8 bits a channel).
+    """
+
+    name: str
+    normalisation: Literal["ct", "zscore", "unit"]
+    lower: float = 0.0
+    upper: float = 1.0
+    mean: float = 0.0
+    std: float = Field(default=1.0, gt=0)
+
+
+class Plan(Strict):
+    """Everything that prediction needs to know about preparation, and the shape of the network.
+
+    spacing: target voxel size in mm per axis of the canonical (RAS) volume; pixels for pictures.
+    patch: voxels per axis that one training sample covers. batch: samples per step.
+    classes: foreground name -> label value or the values that a region joins. ignore: value without information.
+    widths: channels per stage; strides: down-sampling per stage and axis (the first is 1).
+    """
+
+    dims: Literal[2, 3]
+    spacing: tuple[float, ...]
+    patch: tuple[int, ...]
+    batch: int = Field(ge=1)
+    channels: tuple[ChannelPlan, ...]
+    classes: dict[str, int | tuple[int, ...]]
+    ignore: int | None = None
+    mirror_axes: tuple[int, ...] = ()
+    widths: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    step_seconds: float | None = None
+
+    @property
+    def regions(self) -> bool:
+        """True when classes overlap (some class joins several label values); then each has a sigmoid of its own."""
+        return any(isinstance(value, tuple) for value in self.classes.values())
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Raises InputError naming each field of the file that cannot be used."""
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise InputError(
+                Problem(
+                    str(path),
+                    ".".join(map(str, item["loc"])),
+                    repr(item["input"])[:80],
+                    item["msg"],
+                    "Correct plan.json.",
+                )
+                for item in error.errors()
+            ) from None
+        except OSError as error:
+            raise refuse(
+                path, "file", error.strerror, "a readable plan.json", "Restore it, or train again."
+            ) from None

@@ -1,0 +1,213 @@
+"""The whole configuration of a training run as typed models; YAML in and out; an unknown key is an error."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from foveate.errors import InputError, Problem, refuse
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class AttentionSlots(Strict):
+    """Which attention block sits in which slot of the network: a name of ATTENTION, or none."""
+
+    skip: str = "none"
+    encoder: str = "none"
+    bottleneck: str = "none"
+    decoder: str = "none"
+
+
+class NetworkConfig(Strict):
+    """Name of NETWORKS and its options. Widths, depth and strides come from the plan."""
+
+    name: str = "unet"
+    attention: AttentionSlots = AttentionSlots()
+    deep_supervision: bool = True
+
+
+class MethodConfig(Strict):
+    """Name of METHODS and the options of the methods that learn from unlabelled scans.
+
+    unlabelled_weight: weight of the unlabelled loss once ramped up; 0 makes every method supervised.
+    start: fraction of training before unlabelled scans enter. ramp: fraction over which their weight grows.
+    confidence: a voxel teaches only where the teacher's highest probability reaches this value.
+    """
+
+    name: str = "mean_teacher"
+    unlabelled_weight: float = Field(default=1.0, ge=0)
+    start: float = Field(default=0.2, ge=0, lt=1)
+    ramp: float = Field(default=0.1, ge=0, le=1)
+    confidence: float = Field(default=0.0, ge=0, lt=1)
+
+
+class OptimiserConfig(Strict):
+    """AdamW, linear warm-up, polynomial decay to zero at the end of the bound; EMA weights are the model."""
+
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    power: float = Field(default=0.9, gt=0)
+    clip: float = Field(default=5.0, gt=0)
+    ema: float = Field(default=0.995, ge=0, lt=1)
+
+
+class AugmentConfig(Strict):
+    """Ranges of the augmentation; each p is the probability per image.
+
+    mirror: ``auto`` mirrors pictures left-right and volumes not at all, because organs have sides; a list
+    names array axes of the canonical (RAS) volume, or of the picture (0 = rows, 1 = columns).
+    """
+
+    rotation_degrees: float = Field(default=25.0, ge=0, le=180)
+    scale: float = Field(default=0.2, ge=0, lt=1)
+    affine_p: float = Field(default=0.6, ge=0, le=1)
+    shift: float = Field(default=0.1, ge=0, le=0.5)
+    elastic_p: float = Field(default=0.5, ge=0, le=1)
+    elastic: float = Field(default=0.05, ge=0, le=0.3)
+    blur_p: float = Field(default=0.2, ge=0, le=1)
+    contrast_p: float = Field(default=0.3, ge=0, le=1)
+    brightness_p: float = Field(default=0.3, ge=0, le=1)
+    gamma_p: float = Field(default=0.3, ge=0, le=1)
+    noise_p: float = Field(default=0.3, ge=0, le=1)
+    noise: float = Field(default=0.2, ge=0)
+    low_resolution_p: float = Field(default=0.1, ge=0, le=1)
+    bias_p: float = Field(default=0.1, ge=0, le=1)
+    mirror: Literal["auto", "none"] | list[int] = "auto"
+
+
+class Config(Strict):
+    """Everything that a run can be told. ``minutes`` or ``steps`` bounds training; the schedule fits the bound."""
+
+    minutes: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|gpu(:\d+)?)$")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    network: NetworkConfig = NetworkConfig()
+    method: MethodConfig = MethodConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    augment: AugmentConfig = AugmentConfig()
+    validation: bool = True
+    checkpoint_seconds: float = Field(default=60.0, gt=0)
+    cache: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def names_are_enough(cls, data: Any) -> Any:
+        """``method: supervised`` is short for ``method: {name: supervised}``; so is ``network``."""
+        if isinstance(data, dict):
+            for key in ("method", "network"):
+                if isinstance(data.get(key), str):
+                    data = {**data, key: {"name": data[key]}}
+        return data
+
+    @model_validator(mode="after")
+    def one_bound(self) -> Config:
+        if self.minutes is not None and self.steps is not None:
+            raise ValueError("minutes and steps both bound training: give one of them")
+        return self
+
+
+def load_config(path: Path | None = None, overrides: Iterable[str] = (), **values: Any) -> Config:
+    """The configuration from a YAML file, then ``key=value`` overrides, then ``values`` that are not None.
+
+    Keys may be dotted ("network.attention.skip=gate"). Text is only ever text: YAML tags are refused, and
+    "$..." or "_target_" mean nothing here.
+
+    Raises InputError that lists every unknown key (with the nearest known one) and every value out of range.
+    """
+    data: dict[str, Any] = {}
+    source = str(path) if path else "command line"
+    if path is not None:
+        data = _read_yaml(path)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise refuse(
+                "--set", override, "no '='", "key=value", "Write for instance --set method.ramp=0.2."
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        _assign(data, key.strip().split("."), value)
+    for key, value in values.items():
+        if value is not None:
+            if key in ("method", "network"):
+                _assign(data, [key, "name"], value)
+            else:
+                data[key] = value
+    # A bound given on the command line replaces the other bound from the file.
+    for given, other in (("minutes", "steps"), ("steps", "minutes")):
+        if values.get(given) is not None and values.get(other) is None:
+            data.pop(other, None)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise InputError([_problem(source, item) for item in error.errors()]) from None
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as YAML, every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise refuse(
+            path, "file", "nothing", "a YAML configuration", "Check the path given to --config."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = " ".join(str(error).split())[:200]
+        raise refuse(
+            path, "YAML", found, "plain keys and values", "Tags such as !!python are not read."
+        ) from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise refuse(path, "YAML", type(data).__name__, "keys and values", "Start from a run's config.yaml.")
+    return data
+
+
+def _assign(data: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        child = data.get(key)
+        if not isinstance(child, dict):
+            child = {} if child is None else {"name": child}
+        data[key] = child
+        data = child
+    data[keys[-1]] = value
+
+
+def _problem(source: str, item: Any) -> Problem:
+    location = [str(part) for part in item["loc"]]
+    name = ".".join(location) or "configuration"
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        fix = f"Did you mean {close[0]!r}?" if close else "Remove it."
+        return Problem(source, name, "an unknown key", "one of " + ", ".join(known), fix)
+    return Problem(source, name, repr(item["input"])[:80], item["msg"], "Correct the value.")
+
+
+def _known_keys(parents: list[str]) -> list[str]:
+    model: Any = Config
+    for parent in parents:
+        annotation = model.model_fields[parent].annotation if parent in model.model_fields else None
+        options = [annotation, *get_args(annotation)]
+        model = next(
+            (option for option in options if isinstance(option, type) and issubclass(option, BaseModel)),
+            Config,
+        )
+    return sorted(model.model_fields)
