@@ -18,7 +18,7 @@ _HOMES = {
     "check": "foveate.cohort.check",
     "train": "foveate.engine.train",
     "load": "foveate.predict.predictor",
-    "evaluate": "foveate.evaluate.evaluation",
+    "evaluate": "foveate.metrics.evaluation",
 }
 
 
