@@ -1,0 +1,38 @@
+# `make demo` and `make test` do all the set-up on a fresh machine: a virtual environment in .venv with the
+# versions of constraints.txt, and this checkout installed in it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint bench-hippocampus bench-left-atrium bench-throughput bench-memory clean
+.DEFAULT_GOAL := test
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Foveate needs Python 3.11 or newer, and '$(PYTHON)' is not: $$($(PYTHON) --version 2>&1)."; \
+	  echo "Install it, or name it: make PYTHON=/path/to/python3.12 test"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { \
+	  echo "No virtual environment could be made. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/foveate demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Each benchmark runs for tens of minutes or more, prints its table and writes it into docs/benchmarks.md.
+bench-hippocampus bench-left-atrium bench-throughput bench-memory: bench-%: $(READY)
+	$(BIN)/python benchmarks/$(subst -,_,$*).py
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache src/*.egg-info
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
