@@ -1,0 +1,66 @@
+"""Writing a file so that whoever looks sees the old content or the new one, never a half."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+from foveate.errors import FoveateError
+
+_FULL = {errno.ENOSPC: "the disk is full", errno.EFBIG: "the file size limit is reached"}
+if hasattr(errno, "EDQUOT"):
+    _FULL[errno.EDQUOT] = "the disk quota is used up"
+
+
+class DiskFull(FoveateError):
+    """Nothing more can be written; what was there before is untouched."""
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write ``data`` (text as UTF-8) to ``path``: temporary file beside it, fsync, rename, fsync of the folder.
+
+    Raises DiskFull when there is no room and OSError for any other fault; ``path`` then is what it was before,
+    and the temporary file is gone.
+    """
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in _FULL:
+            size = f"{len(content) / 2**20:.1f} MiB" if len(content) > 2**17 else f"{len(content)} bytes"
+            raise DiskFull(
+                f"{path}: {_FULL[error.errno]}: {size} could not be written. Free some space, then try again."
+            ) from error
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sweep_temporary(folder: Path, pattern: str = "*") -> None:
+    """Remove what a killed ``write_atomic`` left in ``folder`` for files whose name matches ``pattern``.
+
+    Only for a folder that no other process writes to.
+    """
+    for left in folder.glob(f".{pattern}.*.tmp"):
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    # The rename itself is only on disk once the folder is; Windows cannot open folders and needs no such step.
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
