@@ -1,0 +1,167 @@
+"""One entrance for every image format, chosen by the file's suffix."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from foveate.errors import FoveateError, InputError, Problem, refuse
+from foveate.io.grid import corner_distance, tolerance
+from foveate.io.nifti import Inspected, inspect_nifti, inspect_nifti_label, nifti_label_bytes
+from foveate.io.picture import inspect_picture, inspect_picture_label, picture_label_bytes
+from foveate.io.volume import Volume
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+IMAGE_SUFFIXES = NIFTI_SUFFIXES + PICTURE_SUFFIXES
+
+
+def image_suffix(path: Path | str) -> str:
+    """The suffix in lower case (".nii.gz", ".png", ...), or "" when the name is not one of an image we read."""
+    name = Path(path).name.lower()
+    return next((suffix for suffix in IMAGE_SUFFIXES if name.endswith(suffix)), "")
+
+
+def case_stem(path: Path | str) -> str:
+    """The file name without its image suffix: "scan_01.nii.gz" -> "scan_01"."""
+    name = Path(path).name
+    return name[: len(name) - len(image_suffix(name))]
+
+
+def inspect_image(paths: Sequence[Path], channels: int | None = None) -> tuple[Volume | None, list[Problem]]:
+    """As ``read_image``, but returns every problem in place of raising; the volume is None if it cannot be used."""
+    volumes: list[Volume] = []
+    problems: list[Problem] = []
+    for path in paths:
+        inside = channels if len(paths) == 1 else None
+        volume, found = _by_suffix(Path(path), label=False, channels=inside)
+        problems += found
+        if volume is not None:
+            volumes.append(volume)
+    if len(volumes) < len(paths):
+        return None, problems
+    first = volumes[0]
+    for other in volumes[1:]:
+        if found_difference := grid_difference(other, first):
+            problems.append(found_difference)
+    count = sum(len(volume.array) for volume in volumes)
+    if channels is not None and count != channels:
+        found_channels = f"{count} in {len(paths)} file{'s' * (len(paths) > 1)}"
+        fix = "Correct the channel names in dataset.json, or the image."
+        problems.append(Problem(str(first.path), "channels", found_channels, f"{channels} channels", fix))
+    if any(problem.severity != "warn" for problem in problems):
+        return None, problems
+    if len(volumes) == 1:
+        return first, problems
+    array = np.concatenate([volume.array for volume in volumes])
+    return Volume(array, first.affine, first.path, first.meta), problems
+
+
+def read_image(paths: Sequence[Path], channels: int | None = None) -> Volume:
+    """An image as float32 ``[C, *S]`` in the file's own voxel order; several files are its channels.
+
+    channels: number of channels that the dataset declares, checked when given. A 4-D NIfTI (last axis =
+    channels) is accepted only with it.
+    Raises InputError with everything that is wrong with the files.
+    """
+    return _or_raise(*inspect_image(paths, channels))
+
+
+def inspect_label(path: Path) -> tuple[Volume | None, list[Problem]]:
+    """As ``read_label``, but returns every problem, warnings included, in place of raising."""
+    return _by_suffix(Path(path), label=True)
+
+
+def read_label(path: Path) -> Volume:
+    """A label map ``[1, *S]`` as uint8, or int32 where values do not fit. Raises InputError."""
+    return _or_raise(*inspect_label(path))
+
+
+def grid_difference(label: Volume, image: Volume) -> Problem | None:
+    """The refusal when two volumes do not lie on the same voxel grid, with the distance in mm."""
+    file, other = str(label.path), image.path.name if image.path else "the image"
+    if label.shape != image.shape:
+        found = " x ".join(map(str, label.shape))
+        expected = f"{' x '.join(map(str, image.shape))}, as {other}"
+        fix = "Resample it to the image's grid (labels with nearest neighbour), or find the file that belongs to it."
+        if label.dims == 2 and label.shape == image.shape[::-1]:
+            fix = "One of the two is turned by 90 degrees (EXIF orientation?). Save both the same way."
+        return Problem(file, "shape", found, expected, fix)
+    distance = corner_distance(label.affine, image.affine, image.shape)
+    if distance <= tolerance(image.affine, image.dims):
+        return None
+    found = f"a corner lies {distance:.2f} mm from where {other} has it"
+    fix = "If the voxels do belong together, copy the image's affine to this file; otherwise resample it."
+    return Problem(file, "affine", found, f"the same position within {tolerance(image.affine, image.dims):.3g} mm", fix)
+
+
+def write_label(path: Path, labels: np.ndarray, like: Volume) -> None:
+    """Write a label map ``[*S]`` on the grid of ``like``: uint8 NIfTI (.nii, .nii.gz) or grey PNG.
+
+    The file appears whole or not at all: temporary file, fsync, rename, fsync of the folder. A picture with an
+    EXIF orientation has its label written upright, as it was read.
+    Raises InputError for a name, shape or value that cannot be written, FoveateError when the disk refuses.
+    """
+    path = Path(path)
+    suffix = image_suffix(path)
+    expected = (".png",) if like.dims == 2 else NIFTI_SUFFIXES
+    if suffix not in expected:
+        raise refuse(path, "name", path.suffix or "no suffix", " or ".join(expected), "Change the output's name.")
+    if tuple(labels.shape) != like.shape:
+        raise refuse(path, "shape", labels.shape, f"{like.shape}, the image's", "Restore labels to the image's grid.")
+    if labels.size and (labels.min() < 0 or labels.max() > 255):
+        raise refuse(path, "values", f"{labels.min()} to {labels.max()}", "0 to 255", "Renumber the classes.")
+    if like.dims == 2:
+        content = picture_label_bytes(labels)
+    else:
+        content = nifti_label_bytes(labels, like, gzipped=suffix == ".nii.gz")
+    _write_atomically(path, content)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise FoveateError(
+            f"{path}: could not be written ({error.strerror}); what was there before is unchanged. "
+            "Free some space or choose another folder."
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # Windows cannot open folders; the rename itself is atomic there too
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _by_suffix(path: Path, *, label: bool, channels: int | None = None) -> Inspected:
+    suffix = image_suffix(path)
+    if suffix in NIFTI_SUFFIXES:
+        return inspect_nifti_label(path) if label else inspect_nifti(path, channels)
+    if suffix in PICTURE_SUFFIXES:
+        return inspect_picture_label(path) if label else inspect_picture(path)
+    expected = ", ".join(IMAGE_SUFFIXES)
+    return None, [Problem(str(path), "name", path.suffix or "no suffix", expected, "Convert the file to one of these.")]
+
+
+def _or_raise(volume: Volume | None, problems: list[Problem]) -> Volume:
+    if volume is None:
+        raise InputError(problem for problem in problems if problem.severity != "warn")
+    return volume
