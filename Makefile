@@ -14,6 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	  echo "Install it, or name it: make PYTHON=/path/to/python3.12 test"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { \
 	  echo "No virtual environment could be made. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "Setting up .venv (torch is large: minutes the first time, never again until the pins change)"
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
