@@ -249,15 +249,16 @@ def test_full_disk_is_said_and_leaves_nothing_half_written(tmp_path):
         from test_prepare import make_plan
         from foveate.batches.prepare import prepare_cohort
         from foveate.cohort.cohort import Case, Cohort
-        from foveate.errors import FoveateError
+        from foveate.files import DiskFull
         case = Case("big", (Path({str(image)!r}),), None, "big")
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         try:
             prepare_cohort(Cohort(Path("."), "plain", 3, (case,), ("MR",), {{}}), make_plan(), Path("cache"), 1)
-        except FoveateError as error:
+        except DiskFull as error:
             print(error)
         """)
     )
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "disk full while preparing case 'big'" in done.stdout
+    assert done.stdout.startswith("case big: cache/big-")
+    assert "Free some space" in done.stdout
     assert list((tmp_path / "cache").iterdir()) == []

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
+import io
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from foveate.batches.grid import Grid
-
-# errno values that mean that nothing more can be written here.
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from foveate.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -91,18 +86,16 @@ def file_stem(case: str, key: str) -> str:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """``array`` as .npy, complete or not at all: temporary file, fsync, rename. Raises OSError with its errno."""
+    """``array`` as .npy, complete or not at all. Raises DiskFull."""
     array = np.ascontiguousarray(array)
-    with _replacing(path) as stream:
-        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
-        # np.save would lose the errno of a full disk.
-        stream.write(array.reshape(-1).view(np.uint8).data)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    write_atomic(path, b"".join([header.getvalue(), array.reshape(-1).view(np.uint8).data]))
 
 
 def write_grid(path: Path, grid: Grid) -> None:
-    """The grid as JSON, as atomically as ``write_array``."""
-    with _replacing(path) as stream:
-        stream.write(json.dumps(grid.to_json()).encode())
+    """The grid as JSON. Raises DiskFull."""
+    write_atomic(path, json.dumps(grid.to_json()))
 
 
 def read_grid(path: Path) -> Grid | None:
@@ -121,31 +114,3 @@ def complete(path: Path, dtype: type, shape: tuple[int | None, ...]) -> bool:
         return False
     sizes = zip(array.shape, shape, strict=False)
     return array.dtype == dtype and array.ndim == len(shape) and all(b is None or a == b for a, b in sizes)
-
-
-class _Stream:
-    """Binary output that fsyncs; unbuffered, so that every error comes from the write that caused it."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-    def write(self, data: bytes | memoryview) -> int:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self.descriptor, rest[: 1 << 26]) :]
-        return len(data)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[_Stream]:
-    descriptor, name = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-    try:
-        try:
-            yield _Stream(descriptor)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -102,6 +102,8 @@ def linear_taps(n_in: int, n_out: int, smooth: bool = False) -> Taps:
     smooth: precede with a Gaussian of deviation (n_in / n_out - 1) / 2 voxels when down-sampling by more than
     SMOOTH_ABOVE, so that detail finer than the new grid does not alias.
     """
+    if n_in == n_out:
+        return Taps(torch.arange(n_in)[:, None], torch.ones(n_in, 1), n_in)
     factor = n_in / n_out
     position = (torch.arange(n_out, dtype=torch.float64) + 0.5) * factor - 0.5
     lower = position.floor()

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from foveate.batches.cache import (
-    DISK_FULL,
     PreparedCase,
     PreparedCohort,
     complete,
@@ -27,7 +26,8 @@ from foveate.batches.cache import (
 from foveate.batches.grid import Grid, Taps, linear_taps, resample, resample_axis
 from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.plan import ChannelPlan, Plan
-from foveate.errors import FoveateError, InputError, Problem, refuse
+from foveate.errors import InputError, Problem, refuse
+from foveate.files import DiskFull
 from foveate.io import read_image, read_label
 from foveate.io.volume import Volume
 
@@ -200,7 +200,7 @@ def prepare_cohort(
     workers: threads. They cannot die unseen, and the work is in libraries that release the interpreter lock.
     progress: called with (cases done, cases in all).
 
-    Raises InputError listing each case that failed with its cause; FoveateError when the disk is full. A file
+    Raises InputError listing each case that failed with its cause; DiskFull when there is no room. A file
     under its final name is always complete.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,11 +212,8 @@ def prepare_cohort(
         try:
             for count, future in enumerate(as_completed(futures), 1):
                 case, error = futures[future], future.exception()
-                if isinstance(error, OSError) and error.errno in DISK_FULL:
-                    raise FoveateError(
-                        f"{folder}: disk full while preparing case {case.id!r} ({error.strerror}). Cases already "
-                        "prepared are kept; free space or choose another folder for the cache, and start again."
-                    ) from error
+                if isinstance(error, DiskFull):
+                    raise DiskFull(f"case {case.id}: {error} Cases already prepared are kept.") from error
                 if error is not None:
                     problems += _problems(case, error)
                 else:
