@@ -14,7 +14,7 @@ from foveate.errors import InputError, Problem, refuse
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class AttentionSlots(Strict):
@@ -85,7 +85,11 @@ class AugmentConfig(Strict):
 
 
 class Config(Strict):
-    """Everything that a run can be told. ``minutes`` or ``steps`` bounds training; the schedule fits the bound."""
+    """Everything that a run can be told. ``minutes`` or ``steps`` bounds training; the schedule fits the bound.
+
+    validation: labelled cases held back to show a validation Dice, which chooses nothing; ``auto`` holds back a tenth
+    once there are twenty labelled cases: with fewer, every label is worth more in training.
+    """
 
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, gt=0)
@@ -96,7 +100,7 @@ class Config(Strict):
     method: MethodConfig = MethodConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     augment: AugmentConfig = AugmentConfig()
-    validation: bool = True
+    validation: Literal["auto"] | int = "auto"
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     cache: str | None = None
 
@@ -117,35 +121,32 @@ class Config(Strict):
         return self
 
 
-def load_config(path: Path | None = None, overrides: Iterable[str] = (), **values: Any) -> Config:
+def load_config(
+    path: Path | None = None, overrides: Iterable[str] = (), *, base: Config | None = None, **values: Any
+) -> Config:
     """The configuration from a YAML file, then ``key=value`` overrides, then ``values`` that are not None.
 
     Keys may be dotted ("network.attention.skip=gate"). Text is only ever text: YAML tags are refused, and
-    "$..." or "_target_" mean nothing here.
+    "$..." or "_target_" mean nothing here. base: what holds where nothing else is said; the defaults if None.
 
     Raises InputError that lists every unknown key (with the nearest known one) and every value out of range.
     """
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = base.model_dump(mode="json") if base else {}
     source = str(path) if path else "command line"
     if path is not None:
-        data = _read_yaml(path)
+        _merge(data, _read_yaml(path))
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise refuse(
-                "--set", override, "no '='", "key=value", "Write for instance --set method.ramp=0.2."
-            )
+        if not equals or not key.strip(" ."):
+            raise refuse("--set", override, "no '='", "key=value", "Write for instance --set method.ramp=0.2.")
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, Loader=_PlainLoader)
         except yaml.YAMLError:
             value = text
         _assign(data, key.strip().split("."), value)
     for key, value in values.items():
         if value is not None:
-            if key in ("method", "network"):
-                _assign(data, [key, "name"], value)
-            else:
-                data[key] = value
+            _assign(data, [key, "name"] if key in ("method", "network") else [key], value)
     # A bound given on the command line replaces the other bound from the file.
     for given, other in (("minutes", "steps"), ("steps", "minutes")):
         if values.get(given) is not None and values.get(other) is None:
@@ -161,18 +162,35 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Plain keys and values: no tags, no aliases (which can blow up a small file), no key given twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "an alias (*name)", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
     except FileNotFoundError:
-        raise refuse(
-            path, "file", "nothing", "a YAML configuration", "Check the path given to --config."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise refuse(path, "file", "nothing", "a YAML configuration", "Check the path given to --config.") from None
+    except OSError as error:
+        raise refuse(path, "file", error.strerror, "a YAML configuration", "Give a file that can be read.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         found = " ".join(str(error).split())[:200]
-        raise refuse(
-            path, "YAML", found, "plain keys and values", "Tags such as !!python are not read."
-        ) from None
+        fix = "Tags such as !!python, aliases and repeated keys are not read."
+        raise refuse(path, "YAML", found, "plain keys and values", fix) from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -190,15 +208,48 @@ def _assign(data: dict[str, Any], keys: list[str], value: Any) -> None:
     data[keys[-1]] = value
 
 
+def _merge(data: dict[str, Any], over: dict[Any, Any]) -> None:
+    """Lay ``over`` on ``data``, branch by branch; a name alone replaces the name and keeps the other options."""
+    for key, value in over.items():
+        below = data.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            _merge(below, value)
+        elif isinstance(below, dict) and isinstance(value, str):
+            below["name"] = value
+        else:
+            data[key] = value
+
+
 def _problem(source: str, item: Any) -> Problem:
     location = [str(part) for part in item["loc"]]
     name = ".".join(location) or "configuration"
     if item["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        fix = f"Did you mean {close[0]!r}?" if close else "Remove it."
-        return Problem(source, name, "an unknown key", "one of " + ", ".join(known), fix)
+        return Problem(source, name, "an unknown key", "one of " + ", ".join(known), _nearest(location, known))
+    if not location:  # a rule about the whole: its input is everything, which says nothing
+        return Problem(source, name, "both", item["msg"].removeprefix("Value error, "), "Remove one of them.")
     return Problem(source, name, repr(item["input"])[:80], item["msg"], "Correct the value.")
+
+
+def _nearest(location: list[str], known: list[str]) -> str:
+    """What to do about an unknown key: the like-named key beside it, or the key of that name elsewhere."""
+    near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean {'.'.join([*location[:-1], near[0]])!r}?"
+    leaves = {key.rpartition(".")[2]: key for key in _every_key(Config)}
+    near = difflib.get_close_matches(location[-1], leaves, n=1, cutoff=0.8)
+    return f"Did you mean {leaves[near[0]]!r}?" if near else "Remove it."
+
+
+def _every_key(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            keys += _every_key(nested, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
 
 
 def _known_keys(parents: list[str]) -> list[str]:
