@@ -74,6 +74,4 @@ class Plan(Strict):
                 for item in error.errors()
             ) from None
         except OSError as error:
-            raise refuse(
-                path, "file", error.strerror, "a readable plan.json", "Restore it, or train again."
-            ) from None
+            raise refuse(path, "file", error.strerror, "a readable plan.json", "Restore it, or train again.") from None

@@ -1,0 +1,173 @@
+"""Batches as a pure function of (seed, step).
+
+Nothing is carried from one step to the next: which cases, where their patches lie and how they are augmented
+follows from the run's seed and the step alone. So a resumed run sees exactly the batches that it would have
+seen, and there is no sampler state to save. Reading a patch is a copy out of a memory-mapped file (well under
+a millisecond), so threads fetch ahead; there are no worker processes that could die.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveate.batches.augment import (
+    change_intensity,
+    sample_geometry,
+    sample_intensity,
+    sampling_grid,
+    to_device,
+    warp,
+    warp_labels,
+)
+from foveate.batches.prepare import PreparedCase, PreparedCohort
+from foveate.cohort.plan import Plan
+from foveate.config import AugmentConfig
+from foveate.errors import FoveateError
+
+MARGIN = 1.25  # read this much more than the patch, so that rotation and zoom do not drag in emptiness
+FOREGROUND = 0.5  # share of labelled patches that are centred on a random voxel of a random class
+
+
+@dataclass
+class Batch:
+    """What a method learns from in one step; L labelled and U unlabelled images, on the training device.
+
+    images ``[L, C, *S]``, labels ``[L, *S]`` uint8; weak ``[U, C, *S]``: unlabelled images with geometry alone;
+    strong: further views ``[U, C, *S]`` of the same geometry with intensity changes. cases: ids, labelled first.
+    seed: for the random choices that a method makes itself.
+    """
+
+    images: Tensor
+    labels: Tensor
+    weak: Tensor
+    strong: list[Tensor] = field(default_factory=list)
+    cases: list[str] = field(default_factory=list)
+    seed: int = 0
+
+
+@dataclass
+class Regions:
+    """Regions cut from prepared scans, in host memory: images ``[B, C, *R]``, labels ``[B, *R]`` uint8 or None."""
+
+    images: Tensor
+    labels: Tensor | None
+    cases: list[str]
+
+
+class Sampler:
+    """Draws batches for a plan from prepared cases.
+
+    labelled, unlabelled: case ids to draw from. Raises FoveateError that names the case when a scan cannot be read.
+    """
+
+    def __init__(
+        self,
+        cohort: PreparedCohort,
+        plan: Plan,
+        augment: AugmentConfig,
+        labelled: Sequence[str],
+        unlabelled: Sequence[str],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.cohort, self.plan, self.augment = cohort, plan, augment
+        self.labelled, self.unlabelled = list(labelled), list(unlabelled)
+        self.seed, self.device = seed, device
+        self.region = tuple(int(np.ceil(n * MARGIN / 2) * 2) for n in plan.patch)
+
+    def read(self, step: int, labelled: int, unlabelled: int) -> tuple[Regions, Regions]:
+        """The host part of a batch: which cases, and the regions cut out of them. Thread-safe."""
+        random = np.random.default_rng([self.seed, step])
+        return (
+            self._cut(_choose(self.labelled, labelled, random), random, with_labels=True),
+            self._cut(_choose(self.unlabelled, unlabelled, random), random, with_labels=False),
+        )
+
+    def batch(self, step: int, regions: tuple[Regions, Regions], strong_views: int) -> Batch:
+        """The device part: augmentation of the regions that ``read`` cut for the same step."""
+        generator = torch.Generator().manual_seed(
+            int(np.random.SeedSequence([self.seed, step, 1]).generate_state(1)[0])
+        )
+        with_labels, without = regions
+        images, labels = self._geometry(with_labels, generator)
+        images = self._intensity(images, generator)
+        weak, _ = self._geometry(without, generator)
+        strong = [self._intensity(weak, generator) for _ in range(strong_views)] if len(weak) else []
+        assert labels is not None
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        return Batch(images, labels, weak, strong, with_labels.cases + without.cases, seed)
+
+    def _geometry(self, regions: Regions, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        plan = self.plan
+        images = regions.images.to(self.device, non_blocking=True).float()
+        labels = None if regions.labels is None else regions.labels.to(self.device, non_blocking=True)
+        if not len(images):
+            empty = images.new_zeros(0, images.shape[1], *plan.patch)
+            return empty, None if labels is None else labels.new_zeros(0, *plan.patch)
+        size = [n * s for n, s in zip(plan.patch, plan.spacing, strict=True)]
+        geometry = sample_geometry(self.augment, len(images), size, plan.mirror_axes, generator)
+        to_device(geometry, self.device)
+        grid = sampling_grid(geometry, plan.patch, self.region, plan.spacing)
+        return warp(images, grid), None if labels is None else warp_labels(labels, grid)
+
+    def _intensity(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        params = sample_intensity(self.augment, len(images), self.plan.dims, generator)
+        to_device(params, self.device)
+        return change_intensity(images, params)
+
+    def _cut(self, ids: list[str], random: np.random.Generator, with_labels: bool) -> Regions:
+        images = np.zeros((len(ids), len(self.plan.channels), *self.region), np.float16)
+        labels = np.zeros((len(ids), *self.region), np.uint8) if with_labels else None
+        for i, name in enumerate(ids):
+            try:
+                case = self.cohort[name]
+                centre = _centre(case, self.plan.patch, random, with_labels)
+                here, there = _overlap(centre, case.image.shape[1:], self.region)
+                images[(i, slice(None), *there)] = case.image[(slice(None), *here)]
+                if labels is not None:
+                    labels[(i, *there)] = case.label[here]  # type: ignore[index]
+            except (OSError, ValueError, KeyError, IndexError) as error:
+                raise FoveateError(
+                    f"case {name}: its prepared scan could not be read ({type(error).__name__}: {error}). "
+                    "Delete the run's prepared/ folder and continue with --resume."
+                ) from error
+        return Regions(torch.from_numpy(images), None if labels is None else torch.from_numpy(labels), ids)
+
+
+def _choose(ids: list[str], count: int, random: np.random.Generator) -> list[str]:
+    """``count`` ids, without repeats as long as there are enough."""
+    chosen: list[str] = []
+    while len(chosen) < count and ids:
+        chosen += [ids[i] for i in random.permutation(len(ids))[: count - len(chosen)]]
+    return chosen
+
+
+def _centre(case: PreparedCase, patch: Sequence[int], random: np.random.Generator, with_label: bool) -> list[int]:
+    shape = case.image.shape[1:]
+    wanted = [random.integers(0, n) for n in shape]
+    if with_label and case.voxels and random.random() < FOREGROUND:
+        coordinates = list(case.voxels.values())[random.integers(len(case.voxels))]
+        wanted = list(coordinates[random.integers(len(coordinates))])
+    # A patch stays inside the scan; a scan smaller than the patch lies in its middle.
+    return [
+        n // 2 if n <= p else int(np.clip(c, p // 2, n - p + p // 2))
+        for c, n, p in zip(wanted, shape, patch, strict=True)
+    ]
+
+
+def _overlap(
+    centre: Sequence[int], shape: Sequence[int], region: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Slices of the scan and of the region where a region around ``centre`` and the scan overlap."""
+    here, there = [], []
+    for c, n, r in zip(centre, shape, region, strict=True):
+        start = c - r // 2
+        low, high = max(start, 0), min(start + r, n)
+        here.append(slice(low, high))
+        there.append(slice(low - start, high - start))
+    return tuple(here), tuple(there)

@@ -1,0 +1,135 @@
+"""From a cohort's fingerprint to a plan: target voxel size, patch, batch, network shape, normalisation.
+
+The rules are nnU-Net's in spirit (Isensee, Nature Methods 2021): median spacing and shape, a patch of the cohort's
+own proportions, pooling while an axis is long enough. What differs is the budget: voxels per step that the
+machine at hand gets through, so that a laptop trains a smaller picture of the same anatomy in place of a corner of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foveate.cohort.cohort import Cohort
+from foveate.cohort.fingerprint import Fingerprint
+from foveate.cohort.plan import ChannelPlan, Plan
+from foveate.errors import refuse
+
+SMALLEST = 5  # voxels per axis that the deepest stage keeps at least
+ANISOTROPIC = 2.0  # an axis coarser than the finest by this factor is not pooled
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a machine can take.
+
+    voxels: per training step, batch times patch. width: channels of the first stage. widest: of any stage.
+    view: a scan holds at most this many patches; beyond, voxels are planned coarser (at most by ``coarser``).
+    """
+
+    voxels: int
+    width: int
+    widest: int
+    view: float
+    coarser: float
+
+    def scaled(self, factor: float) -> Budget:
+        """The same machine with ``factor`` times the voxels per step."""
+        return Budget(max(int(self.voxels * factor), 4096), self.width, self.widest, self.view, self.coarser)
+
+
+# CPU: about half a second a step on two cores with bfloat16. GPU: about 12 GiB.
+CPU = Budget(voxels=412_000, width=16, widest=256, view=1.5, coarser=3.0)
+GPU = Budget(voxels=4_000_000, width=32, widest=320, view=12.0, coarser=2.0)
+
+
+def make_plan(cohort: Cohort, fingerprint: Fingerprint, budget: Budget, mirror: str | list[int] = "auto") -> Plan:
+    """The plan for ``cohort`` (its classes filled in) under a voxel budget.
+
+    mirror: axes that augmentation may flip; "auto" flips pictures left-right, and volumes not: organs have sides.
+    """
+    spacing = np.array(fingerprint.spacing)
+    shape = np.array(fingerprint.shape, float)
+    least = 4 if cohort.dims == 2 else 2  # samples per step
+    coarser = (shape.prod() / (budget.view * budget.voxels / least)) ** (1 / cohort.dims)
+    coarser = float(np.clip(coarser, 1.0, budget.coarser))
+    # Coarsen the fine axes first: the target grows towards isotropic voxels.
+    target = np.maximum(spacing, spacing.min() * coarser)
+    shape = shape * spacing / target
+    patch, strides = _patch(shape, target, budget.voxels // least)
+    batch = int(np.clip(budget.voxels // math.prod(patch), least, 16))
+    widths = tuple(min(budget.width * 2**stage, budget.widest) for stage in range(len(strides)))
+    return Plan(
+        dims=cohort.dims,  # type: ignore[arg-type]
+        spacing=tuple(round(float(s), 4) for s in target),
+        patch=patch,
+        batch=batch,
+        channels=tuple(_channel(name, i, fingerprint, cohort.dims) for i, name in enumerate(cohort.channels)),
+        classes=cohort.classes,
+        ignore=cohort.ignore,
+        mirror_axes=_mirror_axes(mirror, cohort.dims),
+        widths=widths,
+        strides=strides,
+    )
+
+
+def _patch(
+    shape: Sequence[float], spacing: Sequence[float], voxels: int
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """Patch of the scan's proportions with at most about ``voxels``, and the strides of a network that fits it."""
+    size = np.array(shape, float)
+    while True:
+        strides = _strides(size, spacing)
+        divisor = np.prod(strides, axis=0)
+        # Whole scans are covered; a patch that must be smaller is rounded down.
+        patch = np.ceil(size / divisor) * divisor
+        if patch.prod() > voxels:
+            patch = np.maximum(np.floor(size / divisor), 1) * divisor
+        if patch.prod() <= voxels or (patch <= divisor).all():
+            return tuple(int(n) for n in patch), strides
+        longest = int(np.argmax(size * np.asarray(spacing)))
+        size[longest] *= 0.95
+
+
+def _strides(size: Sequence[float], spacing: Sequence[float]) -> tuple[tuple[int, ...], ...]:
+    """Pool every axis by two while it keeps SMALLEST voxels and is not much coarser than the finest one."""
+    size, spacing = np.array(size, float), np.array(spacing, float)
+    strides = [(1,) * len(size)]
+    while len(strides) < 6:
+        fine = spacing < spacing.min() * ANISOTROPIC
+        pool = fine & (np.ceil(size / 2) >= SMALLEST - 0.5)
+        if not pool.any():
+            break
+        strides.append(tuple(2 if p else 1 for p in pool))
+        size, spacing = np.where(pool, np.ceil(size / 2), size), np.where(pool, spacing * 2, spacing)
+    return tuple(strides)
+
+
+def _mirror_axes(mirror: str | list[int], dims: int) -> tuple[int, ...]:
+    if isinstance(mirror, str):
+        return (1,) if mirror == "auto" and dims == 2 else ()
+    if wrong := [axis for axis in mirror if not 0 <= axis < dims]:
+        raise refuse("configuration", "augment.mirror", wrong, f"axes from 0 to {dims - 1}", "Name array axes.")
+    return tuple(sorted(set(mirror)))
+
+
+def _channel(name: str, index: int, fingerprint: Fingerprint, dims: int) -> ChannelPlan:
+    """CT by its name or its values (air far below zero); pictures of 8 bits by their range; else robust z-score."""
+    statistics = fingerprint.channels[index]
+    low, high = statistics.percentiles[0], statistics.percentiles[-1]
+    if dims == 3 and (name.upper() == "CT" or low < -500):
+        inside = statistics.foreground or statistics
+        return ChannelPlan(
+            name=name,
+            normalisation="ct",
+            lower=inside.percentiles[0],
+            upper=inside.percentiles[-1],
+            mean=inside.mean,
+            std=max(inside.std, 1e-6),
+        )
+    if dims == 2 and len(fingerprint.channels) > 1 and low >= 0 and 1 < high <= 255:
+        return ChannelPlan(name=name, normalisation="unit")
+    return ChannelPlan(name=name, normalisation="zscore")

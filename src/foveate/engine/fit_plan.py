@@ -1,0 +1,93 @@
+"""Fit the plan to the machine: measure a training step and shrink the plan until training moves."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+from lightning_fabric import Fabric
+
+from foveate.cohort.cohort import Cohort
+from foveate.cohort.fingerprint import Fingerprint
+from foveate.cohort.plan import Plan
+from foveate.cohort.planning import CPU, GPU, make_plan
+from foveate.config import Config, NetworkConfig
+from foveate.errors import FoveateError
+from foveate.networks import build_network
+from foveate.tasks import build_task
+
+STEP_SECONDS = 0.6  # slowest step that is accepted on a CPU
+
+
+def fit_plan(fabric: Fabric, cohort: Cohort, fingerprint: Fingerprint, settings: Config) -> Plan:
+    """The largest plan of the device's kind that fits its memory and, on a CPU, whose step takes half a second or so."""
+    on_cpu = fabric.device.type == "cpu"
+    budget = CPU if on_cpu else GPU
+    for _ in range(6):
+        plan = make_plan(cohort, fingerprint, budget, settings.augment.mirror)
+        try:
+            seconds = measure_step(fabric, plan, settings.network)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            budget = budget.scaled(0.5)
+            continue
+        plan = plan.model_copy(update={"step_seconds": round(seconds, 3)})
+        if not on_cpu or seconds <= STEP_SECONDS:
+            return plan
+        budget = budget.scaled(max(0.8 * STEP_SECONDS / seconds, 0.25))
+    if on_cpu:
+        return plan  # slow, but it trains
+    raise FoveateError(
+        f"no plan fits this device: a patch of {plan.patch} in batches of {plan.batch} still takes too much memory. "
+        "Use a device with more memory, or write a plan.json with a smaller patch into the run folder."
+    )
+
+
+def measure_step(fabric: Fabric, plan: Plan, config: NetworkConfig) -> float:
+    """Seconds of one forward and backward pass of the planned network: the fastest of three after one to warm up."""
+    task = build_task(plan)
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(config, plan, task.channels).to(fabric.device)
+        images = torch.randn(plan.batch, len(plan.channels), *plan.patch, device=fabric.device)
+    target = task.encode(torch.zeros(plan.batch, *plan.patch, dtype=torch.uint8, device=fabric.device))
+    times = []
+    for _ in range(4):
+        started = time.monotonic()
+        with fabric.autocast():
+            loss = torch.stack(list(task.loss(network(images), target).values())).sum()
+        loss.backward()
+        times.append(time.monotonic() - started if loss.isfinite() else float("inf"))  # isfinite waits for the device
+    return min(times[1:])
+
+
+def explain_out_of_memory(fabric: Fabric, plan: Plan, config: NetworkConfig) -> FoveateError:
+    """The error to raise when training ran out of memory: names a batch or patch that was tried and fits."""
+    if fabric.device.type == "cuda":
+        torch.cuda.empty_cache()
+    tried, divisor = plan, [math.prod(axis) for axis in zip(*plan.strides, strict=True)]
+    while tried.batch > 1 or any(n > d for n, d in zip(tried.patch, divisor, strict=True)):
+        if tried.batch > 1:
+            change: dict[str, object] = {"batch": tried.batch // 2}
+        else:
+            change = {"patch": tuple(max(n // 2 // d * d, d) for n, d in zip(tried.patch, divisor, strict=True))}
+        tried = tried.model_copy(update=change)
+        try:
+            measure_step(fabric, tried, config)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            continue
+        break
+    return FoveateError(
+        f"out of memory on {fabric.device} with plan.json batch {plan.batch} and patch {list(plan.patch)}. "
+        f"Tried just now, and fits: batch {tried.batch}, patch {list(tried.patch)}. Put a plan.json with these values "
+        "into a new run folder and train there."
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a RuntimeError is torch's way of saying that memory ran out, on a GPU or a CPU."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "out of memory" in text

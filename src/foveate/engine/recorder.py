@@ -1,0 +1,115 @@
+"""What happens between two steps: log lines, progress, validation, checkpoints, a request to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from foveate.engine.progress import TrainingProgress
+from foveate.engine.run import RunFolder
+from foveate.engine.schedule import Schedule
+from foveate.engine.signals import StopSignals
+from foveate.methods import Method
+
+LOG_EVERY = 10  # steps
+VALIDATIONS = 10  # evenly over training
+
+
+class Recorder:
+    """Called after every step with its losses; returns True when training should stop.
+
+    validate: gives the mean Dice of the held-back cases, or None when there are none.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        schedule: Schedule,
+        method: Method,
+        optimisers: dict[str, Optimizer],
+        progress: TrainingProgress,
+        stop: StopSignals,
+        checkpoint_seconds: float,
+        validate: Callable[[], float] | None,
+    ) -> None:
+        self.folder, self.schedule, self.method, self.optimisers = folder, schedule, method, optimisers
+        self.progress, self.stop, self.validate = progress, stop, validate
+        self.checkpoint_seconds = checkpoint_seconds
+        self.saved_at = time.monotonic()
+        self.validations = 0
+        self.dice: float | None = None
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+
+    def __call__(self, losses: dict[str, float]) -> bool:
+        schedule = self.schedule
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self.progress.update(
+            schedule.step,
+            total=schedule.total_steps,
+            loss=sum(losses.values()),
+            lr=next(iter(self.optimisers.values())).param_groups[0]["lr"],
+            dice=self.dice,
+            seconds_left=schedule.seconds_left,
+        )
+        if self.validate and schedule.progress * VALIDATIONS >= self.validations + 1:
+            self.validations = int(schedule.progress * VALIDATIONS)
+            self.dice = self.validate()
+            self.folder.log({"step": schedule.step, "seconds": round(schedule.elapsed, 2), "dice": self.dice})
+        if schedule.step % LOG_EVERY == 0:
+            self.log()
+        if self.stop.requested:
+            self.save()
+            raise self.stop.stopped(schedule.step)
+        if time.monotonic() - self.saved_at >= self.checkpoint_seconds:
+            self.save()
+        return False
+
+    def log(self) -> None:
+        """One line: the mean of every loss since the last one."""
+        if not self.counts:
+            return
+        means = {name: self.sums[name] / self.counts[name] for name in self.sums}
+        record = {
+            "step": self.schedule.step,
+            "seconds": round(self.schedule.elapsed, 2),
+            "learning_rate": next(iter(self.optimisers.values())).param_groups[0]["lr"],
+            "loss": sum(means.values()),
+            "losses": means,
+        }
+        self.folder.log(record)
+        self.sums, self.counts = {}, {}
+
+    def save(self) -> None:
+        """Everything that the run needs to go on as if nothing had happened."""
+        self.folder.save(self.schedule.step, self.state())
+        self.saved_at = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "schedule": self.schedule.state(),
+            "method": dict(self.method.state_dict()),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "rng": torch.get_rng_state(),
+            "recorder": {
+                "validations": self.validations,
+                "dice": self.dice,
+                "sums": self.sums,
+                "counts": self.counts,
+            },
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.schedule.restore(state["schedule"])
+        self.method.load_state_dict(state["method"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        torch.set_rng_state(state["rng"])
+        for name, value in state["recorder"].items():
+            setattr(self, name, value)

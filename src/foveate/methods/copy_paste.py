@@ -1,0 +1,52 @@
+"""Bidirectional copy-paste: boxes of labelled scans inside unlabelled ones and the reverse.
+
+Source: Bai et al., "Bidirectional Copy-Paste for Semi-Supervised Medical Image Segmentation", CVPR 2023.
+Departures: the unlabelled part's weight ramps up and is used (the published code computes a ramp and never uses it);
+the teacher's average covers buffers too; the last averaged weights are the model (the published code picks its
+checkpoint on test data); no separate pre-training run: labelled images alone until ``start``; the teacher's
+probabilities are the pseudo-label, without cleaning by largest component, which not every structure allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from foveate.batches.sampler import Batch
+from foveate.methods.method import Method, Turn
+from foveate.tasks import Target
+
+SIDE = 2 / 3  # side of the pasted box as a share of the patch, as published
+
+
+class CopyPaste(Method):
+    def turns(self, batch: Batch, progress: float) -> Iterator[Turn]:
+        target = self.task.encode(batch.labels)
+        if not len(batch.weak):
+            yield "network", self.task.loss(self.network(batch.images), target)
+            return
+        pairs = min(len(batch.images), len(batch.weak))
+        with torch.no_grad():
+            pseudo = self.task.pseudo_label(self.average(batch.weak[:pairs]), self.config.confidence)
+        pseudo.weight = pseudo.weight * self.weight(progress)
+        images, weak = batch.images[:pairs], batch.weak[:pairs]
+        known = Target(target.values[:pairs], target.weight[:pairs])
+        inside = boxes(batch)[:pairs]  # [P, 1, *S], true = labelled
+        mixed = torch.cat([torch.where(inside, images, weak), torch.where(inside, weak, images)])
+        inward, outward = known.mix(pseudo, inside), pseudo.mix(known, inside)
+        answer = Target(torch.cat([inward.values, outward.values]), torch.cat([inward.weight, outward.weight]))
+        yield "network", self.task.loss(self.network(mixed), answer)
+
+
+def boxes(batch: Batch) -> Tensor:
+    """One random box per labelled image, ``[L, 1, *S]`` bool, placed by the batch's own seed, so that a replayed
+    step pastes the same box."""
+    size = batch.images.shape[2:]
+    mask = torch.zeros(len(batch.images), 1, *size, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(batch.seed)
+    for i in range(len(mask)):
+        corner = [int(torch.randint(n - int(n * SIDE) + 1, (1,), generator=generator)) for n in size]
+        mask[(i, 0, *[slice(c, c + int(n * SIDE)) for c, n in zip(corner, size, strict=True)])] = True
+    return mask.to(batch.images.device)

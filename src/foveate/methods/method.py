@@ -1,0 +1,67 @@
+"""What every learning method is: it says what to minimise; the engine owns everything else."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from foveate.batches.sampler import Batch
+from foveate.config import MethodConfig
+from foveate.tasks import Segmentation
+
+Turn = tuple[str, dict[str, Tensor]]
+
+
+class Method(nn.Module):
+    """Base of the methods. ``state_dict()`` holds student and averaged weights, so a checkpoint needs no more.
+
+    strong_views: strongly augmented views wanted of each unlabelled image.
+    average: exponential moving average (EMA) of the network's weights and buffers. It is the teacher of the methods
+        that have one, and the model that is saved.
+    """
+
+    strong_views: ClassVar[int] = 0
+    uses_unlabelled: ClassVar[bool] = True
+
+    def __init__(self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float) -> None:
+        super().__init__()
+        self.network, self.task, self.config, self.decay = network, task, config, decay
+        self.average = copy.deepcopy(network).eval().requires_grad_(False)
+
+    def players(self) -> dict[str, nn.Module]:
+        """The modules that are trained, one optimiser each; a teacher is no player."""
+        return {"network": self.network}
+
+    def weight(self, progress: float) -> float:
+        """Weight of the unlabelled loss: 0 until ``start``, then a Gaussian ramp of length ``ramp`` (Laine 2017)."""
+        if not self.uses_unlabelled or progress < self.config.start:
+            return 0.0
+        t = 1.0 if self.config.ramp == 0 else min((progress - self.config.start) / self.config.ramp, 1.0)
+        return self.config.unlabelled_weight * float(torch.exp(torch.tensor(-5.0 * (1 - t) ** 2)))
+
+    def shares(self, batch: int, progress: float) -> tuple[int, int]:
+        """How many of ``batch`` images are labelled and unlabelled. Unlabelled ones replace labelled ones, so that a
+        step of every method sends the same number of images through the student."""
+        if self.weight(progress) == 0:
+            return batch, 0
+        unlabelled = max(batch // 2, 1)
+        return max(batch - unlabelled, 1), unlabelled
+
+    def turns(self, batch: Batch, progress: float) -> Iterator[Turn]:
+        """Yield (player, named weighted losses); resumes after that player has stepped."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """average <- d * average + (1 - d) * network over parameters and buffers, d = min(decay, (1 + s) / (10 + s)):
+        early averages must forget the random start."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)

@@ -1,0 +1,120 @@
+"""U-Net with a residual encoder, two- and three-dimensional, with named slots for attention.
+
+Sources: Ronneberger 2015 (U-Net); He 2016 (residual blocks); Isensee 2024 (residual encoders for U-Nets);
+Lee 2015 (deep supervision). One residual block per encoder stage and one convolution per decoder stage: with
+few labelled scans and few minutes, steps are worth more than depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from foveate.attention import ATTENTION
+from foveate.cohort.plan import Plan
+from foveate.config import NetworkConfig
+from foveate.errors import refuse
+from foveate.layers import conv, conv_transpose, instance_norm
+from foveate.text import closest
+
+
+class Residual(nn.Module):
+    """conv(stride) - norm - act - conv - norm, plus the (projected) input, act. ``[B, I, *S] -> [B, O, *S/stride]``."""
+
+    def __init__(self, dims: int, inputs: int, outputs: int, stride: Sequence[int]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv(dims, inputs, outputs, stride=stride, bias=False),
+            instance_norm(dims, outputs),
+            nn.LeakyReLU(inplace=True),
+            conv(dims, outputs, outputs, bias=False),
+            instance_norm(dims, outputs),
+        )
+        changes = inputs != outputs or any(step != 1 for step in stride)
+        self.shortcut = conv(dims, inputs, outputs, kernel=1, stride=stride, bias=False) if changes else nn.Identity()
+        self.act = nn.LeakyReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.body(x) + self.shortcut(x))
+
+
+class Up(nn.Module):
+    """Decoder stage: up-sample, let attention weigh the skip connection, join, convolve."""
+
+    def __init__(self, dims: int, inputs: int, outputs: int, stride: Sequence[int], config: NetworkConfig) -> None:
+        super().__init__()
+        self.up = conv_transpose(dims, inputs, outputs, stride)
+        self.skip_attention = build_attention("skip", config.attention.skip, outputs, dims, inputs=(1, 2))
+        self.body = nn.Sequential(
+            conv(dims, 2 * outputs, outputs, bias=False), instance_norm(dims, outputs), nn.LeakyReLU(inplace=True)
+        )
+        self.attention = build_attention("decoder", config.attention.decoder, outputs, dims)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = self.up(x)
+        skip = (
+            self.skip_attention(skip, x)
+            if getattr(self.skip_attention, "inputs", 1) == 2
+            else self.skip_attention(skip)
+        )
+        return self.attention(self.body(torch.cat([x, skip], dim=1)))
+
+
+class UNet(nn.Module):
+    def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        dims, widths, strides = plan.dims, plan.widths, plan.strides
+        inputs = [len(plan.channels), *widths[:-1]]
+        self.encoder = nn.ModuleList(
+            nn.Sequential(Residual(dims, i, o, stride), build_attention("encoder", config.attention.encoder, o, dims))
+            for i, o, stride in zip(inputs, widths, strides, strict=True)
+        )
+        self.bottleneck = build_attention("bottleneck", config.attention.bottleneck, widths[-1], dims)
+        self.decoder = nn.ModuleList(
+            Up(dims, widths[i + 1], widths[i], strides[i + 1], config) for i in reversed(range(len(widths) - 1))
+        )
+        # The two coarsest grids carry too few voxels to be worth a loss of their own.
+        heads = max(len(widths) - 2, 1) if config.deep_supervision else 1
+        self.heads = nn.ModuleList(conv(dims, width, channels, kernel=1) for width in widths[:heads])
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        skips = []
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        x = self.bottleneck(skips.pop())
+        features = []
+        for stage in self.decoder:
+            x = stage(x, skips.pop())
+            features.append(x)
+        features.reverse()  # finest first, like the heads
+        if not self.training:
+            return self.heads[0](features[0])
+        return [head(feature) for head, feature in zip(self.heads, features, strict=False)]
+
+
+def build_attention(slot: str, name: str, channels: int, dims: int, inputs: tuple[int, ...] = (1,)) -> nn.Module:
+    """The block for a slot; raises InputError when the name is unknown or the slot cannot feed it."""
+    if name == "none":
+        return nn.Identity()
+    if name not in ATTENTION:
+        raise refuse(
+            "configuration",
+            f"network.attention.{slot}",
+            name,
+            f"none or one of {', '.join(ATTENTION)}",
+            closest(name, ATTENTION),
+        )
+    block = ATTENTION[name]
+    needed = getattr(block, "inputs", 1)
+    if needed not in inputs:
+        raise refuse(
+            "configuration",
+            f"network.attention.{slot}",
+            f"{name}, which joins {needed} features",
+            f"a block for {inputs[0]}",
+            "Put it into the slot skip, where two features meet.",
+        )
+    return block(channels, dims)

@@ -1,0 +1,145 @@
+"""Segmentation: one class per voxel (softmax), or overlapping regions (a sigmoid each)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from foveate.cohort.plan import Plan
+
+IGNORE = 255
+
+
+@dataclass
+class Target:
+    """What a network should answer. values: ``[B, K, *S]`` probabilities; weight: ``[B, 1, *S]``, 0 = teaches nothing."""
+
+    values: Tensor
+    weight: Tensor
+
+    def mix(self, other: Target, mask: Tensor) -> Target:
+        """This target where ``mask [B, 1, *S]`` is true, ``other`` elsewhere."""
+        return Target(torch.where(mask, self.values, other.values), torch.where(mask, self.weight, other.weight))
+
+
+class Segmentation:
+    """Head, loss, pseudo-label and metric of segmentation for the classes of a plan.
+
+    ``channels`` logit maps: background and classes, or one per region.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.classes = plan.classes
+        self.regions = plan.regions
+        self.channels = len(plan.classes) + (0 if plan.regions else 1)
+        members = [v if isinstance(v, tuple) else (v,) for v in plan.classes.values()]
+        # lookup[k, v] = 1 where label value v belongs to channel k; the ignored value belongs to none.
+        lookup = torch.zeros(self.channels, 256)
+        first = 0 if plan.regions else 1
+        for k, values in enumerate(members):
+            lookup[k + first, list(values)] = 1
+        if not plan.regions:
+            lookup[0] = 1 - lookup.amax(0)
+        lookup[:, IGNORE] = 0
+        self.lookup = lookup
+        # Label value that a channel is written as. A region writes its smallest-set value: the value that no
+        # smaller region inside it also has, so that nested regions decode to the labels they came from.
+        self.values = torch.tensor(([] if plan.regions else [0]) + _own_values(members), dtype=torch.uint8)
+
+    def encode(self, labels: Tensor) -> Target:
+        """Label values ``[B, *S]`` uint8 -> Target; 255 is ignored."""
+        index = labels.long()
+        values = self.lookup.to(labels.device)[:, index].movedim(0, 1)  # [B, K, *S]
+        return Target(values, (index != IGNORE)[:, None].float())
+
+    def loss(self, outputs: Tensor | list[Tensor], target: Target) -> dict[str, Tensor]:
+        """Soft Dice and cross-entropy, averaged over resolutions with weights 1, 1/2, 1/4, ...
+
+        outputs: logits ``[B, K, *S]``, or a list of them, finest first; coarser ones see the target averaged
+        over their voxels. Returns named terms; their sum is the loss.
+        """
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        total = 2 - 0.5 ** (len(outputs) - 1)
+        terms: dict[str, Tensor] = {}
+        for i, logits in enumerate(outputs):
+            if logits.shape[2:] != target.values.shape[2:]:
+                target = _coarser(target, logits.shape[2:])
+            for name, value in self._loss_at(logits.float(), target).items():
+                terms[name] = terms.get(name, 0.0) + 0.5**i / total * value
+        return terms
+
+    def _loss_at(self, logits: Tensor, target: Target) -> dict[str, Tensor]:
+        values, weight = target.values, target.weight
+        if self.regions:
+            entropy = F.binary_cross_entropy_with_logits(logits, values, reduction="none").mean(1, keepdim=True)
+        else:
+            entropy = -(values * logits.log_softmax(1)).sum(1, keepdim=True)
+        cross_entropy = (entropy * weight).sum() / weight.sum().clamp_min(1)
+        return {
+            "dice": 1 - soft_dice(self.probabilities(logits), values, weight, self.first).mean(),
+            "ce": cross_entropy,
+        }
+
+    @property
+    def first(self) -> int:
+        """First channel that is a structure, not background."""
+        return 0 if self.regions else 1
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """``[B, K, *S]`` in [0, 1]; over classes they sum to one, over regions they need not."""
+        return logits.float().sigmoid() if self.regions else logits.float().softmax(1)
+
+    def pseudo_label(self, logits: Tensor, confidence: float = 0.0) -> Target:
+        """A teacher's answer as a target: its probabilities, weighted 1 where the surest class reaches ``confidence``."""
+        values = self.probabilities(logits)
+        sureness = (
+            torch.maximum(values, 1 - values).amin(1, keepdim=True) if self.regions else values.amax(1, keepdim=True)
+        )
+        return Target(values, (sureness >= confidence).float())
+
+    def decode(self, logits: Tensor) -> Tensor:
+        """Label values ``[B, *S]`` uint8: the best class, or regions painted from the first to the last."""
+        values = self.values.to(logits.device)
+        if not self.regions:
+            return values[logits.argmax(1)]
+        labels = torch.zeros(logits.shape[0], *logits.shape[2:], dtype=torch.uint8, device=logits.device)
+        for k in range(self.channels):
+            labels = torch.where(logits[:, k] > 0, values[k], labels)
+        return labels
+
+    def score(self, predicted: Tensor, labels: Tensor) -> Tensor:
+        """Hard Dice per class ``[len(classes)]`` over a batch of label maps ``[B, *S]``; NaN where both lack it."""
+        known = labels != IGNORE
+        a = self.encode(predicted).values[:, self.first :].bool() & known[:, None]
+        b = self.encode(labels).values[:, self.first :].bool() & known[:, None]
+        axes = (0, *range(2, a.ndim))
+        return 2 * (a & b).sum(axes) / (a.sum(axes) + b.sum(axes))
+
+
+def soft_dice(p: Tensor, t: Tensor, weight: Tensor, first: int = 0) -> Tensor:
+    """Soft Dice per channel from ``first`` on, over the whole batch: 2 sum(w p t) / sum(w (p + t)), ``[K - first]``.
+
+    p, t: ``[B, K, *S]`` in [0, 1]; weight ``[B, 1, *S]``. Over the batch rather than per image, so that a patch
+    without the structure does not turn one false voxel into a Dice of zero. Source: Milletari 2016, without squares.
+    """
+    p, t = p[:, first:] * weight, t[:, first:]
+    axes = (0, *range(2, p.ndim))
+    return (2 * (p * t).sum(axes) + 1e-5) / (p.sum(axes) + (t * weight).sum(axes) + 1e-5)
+
+
+def _coarser(target: Target, size: torch.Size) -> Target:
+    pool = F.adaptive_avg_pool2d if len(size) == 2 else F.adaptive_avg_pool3d
+    weight = pool(target.weight, size)
+    values = pool(target.values * target.weight, size) / weight.clamp_min(1e-6)
+    return Target(values, weight)
+
+
+def _own_values(members: list[tuple[int, ...]]) -> list[int]:
+    own = []
+    for values in members:
+        inside = {v for other in members if set(other) < set(values) for v in other}
+        own.append(next((v for v in values if v not in inside), values[0]))
+    return own
