@@ -21,7 +21,7 @@ STEP_SECONDS = 0.6  # slowest step that is accepted on a CPU
 
 
 def fit_plan(fabric: Fabric, cohort: Cohort, fingerprint: Fingerprint, settings: Config) -> Plan:
-    """The largest plan of the device's kind that fits its memory and, on a CPU, whose step takes half a second or so."""
+    """The largest plan that fits the device's memory and, on a CPU, whose step takes half a second or so."""
     on_cpu = fabric.device.type == "cpu"
     budget = CPU if on_cpu else GPU
     for _ in range(6):

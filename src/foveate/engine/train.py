@@ -66,7 +66,7 @@ def train(
     neither is given. The other names are those of the command line; ``set`` takes "key=value" strings.
 
     Returns the run folder. Raises InputError when data, configuration or run folder are not usable, Stopped after
-    SIGTERM or SIGINT (with a checkpoint saved), FoveateError for a full disk, lack of memory or a loss that is not finite.
+    SIGTERM or SIGINT (with a checkpoint saved), FoveateError for a full disk, too little memory or a loss that is not finite.
     """
     started = time.monotonic()
     with RunFolder(run, resume=resume) as folder, stop_signals() as stop:
@@ -186,7 +186,7 @@ def assemble(fabric: Fabric, plan: Plan, settings: Config, kind: type[Method]) -
 
 
 class Validation:
-    """Mean Dice of the averaged weights on the held-back cases, on the prepared grid; it is shown and chooses nothing."""
+    """Mean Dice of the averaged weights on held-back cases, on the prepared grid; it is shown and chooses nothing."""
 
     def __init__(
         self, predictor: Predictor, task: Segmentation, prepared: PreparedCohort, cases: Iterable[str]

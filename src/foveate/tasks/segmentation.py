@@ -15,7 +15,7 @@ IGNORE = 255
 
 @dataclass
 class Target:
-    """What a network should answer. values: ``[B, K, *S]`` probabilities; weight: ``[B, 1, *S]``, 0 = teaches nothing."""
+    """What a network should answer: values ``[B, K, *S]`` probabilities; weight ``[B, 1, *S]``, 0 = no teaching."""
 
     values: Tensor
     weight: Tensor
@@ -93,7 +93,7 @@ class Segmentation:
         return logits.float().sigmoid() if self.regions else logits.float().softmax(1)
 
     def pseudo_label(self, logits: Tensor, confidence: float = 0.0) -> Target:
-        """A teacher's answer as a target: its probabilities, weighted 1 where the surest class reaches ``confidence``."""
+        """A teacher's answer as a target: its probabilities, with weight 1 where it is sure to ``confidence``."""
         values = self.probabilities(logits)
         sureness = (
             torch.maximum(values, 1 - values).amin(1, keepdim=True) if self.regions else values.amax(1, keepdim=True)
