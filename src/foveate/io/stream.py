@@ -16,7 +16,7 @@ CHUNK = 1 << 18
 MAX_TRAILING = 1 << 24  # bytes after the data beyond which a file is not merely untidy
 RESTORE = "Copy the file again from where it came, or export it again."
 
-_DAMAGED: type[Exception] = isal_zlib.IsalError
+_DAMAGED: Any = isal_zlib.IsalError  # its stub calls it an instance
 _SIGNATURES = (
     (b"\x1f\x8b", "a gzip file"),
     (b"\x89PNG\r\n\x1a\n", "a PNG picture"),

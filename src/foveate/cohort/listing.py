@@ -1,0 +1,211 @@
+"""Files of a dataset folder: which are images, which must not be followed, and what the side files say."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from foveate.errors import Problem, refuse
+from foveate.io import IMAGE_SUFFIXES, case_stem, image_suffix
+
+
+def list_images(folder: Path, root: Path, problems: list[Problem]) -> list[Path]:
+    """Image files directly in ``folder``, sorted by name; nothing is opened.
+
+    macOS "._*" files are skipped with a warning, other hidden files silently, and files of other kinds with a
+    warning. Refused, and noted in ``problems``: links that leave ``root``, names that differ by case only, two
+    files of one case.
+    """
+    images, others, resource_forks = [], [], []
+    if leaves(folder, root):
+        problems.append(_outside(folder, root))
+        return []
+    for entry in sorted(os.scandir(folder), key=lambda item: item.name):
+        path = Path(entry.path)
+        if entry.name.startswith("._"):
+            resource_forks.append(entry.name)
+        elif entry.name.startswith(".") or entry.is_dir() or entry.name.lower() == "thumbs.db":
+            continue
+        elif not image_suffix(path):
+            others.append(entry.name)
+        elif entry.is_symlink() and leaves(path, root):
+            problems.append(_outside(path, root))
+        else:
+            images.append(path)
+    if resource_forks:
+        fix = "They are skipped. 'dot_clean' removes them on a Mac."
+        found = f"{len(resource_forks)} macOS resource files ({_some(resource_forks)})"
+        problems.append(Problem(str(folder), "files", found, "image files only", fix, "warn"))
+    if others:
+        found = f"{len(others)} files of other kinds ({_some(others)})"
+        expected = ", ".join(IMAGE_SUFFIXES)
+        problems.append(Problem(str(folder), "files", found, expected, "They are not read.", "warn"))
+    problems += _name_clashes(folder, images)
+    return images
+
+
+def leaves(path: Path, root: Path) -> bool:
+    """Whether a path, links followed, lies outside the dataset folder."""
+    return not path.resolve().is_relative_to(root.resolve())
+
+
+def _outside(path: Path, root: Path) -> Problem:
+    return Problem(
+        str(path),
+        "link",
+        f"a link to {path.resolve()}",
+        f"files inside {root}",
+        "Copy the files into the dataset folder, or link the whole dataset folder in place of single files.",
+    )
+
+
+def _name_clashes(folder: Path, images: list[Path]) -> list[Problem]:
+    problems = []
+    by_case: dict[str, list[str]] = defaultdict(list)
+    for path in images:
+        by_case[case_stem(path).casefold()].append(path.name)
+    for names in by_case.values():
+        if len(names) > 1:
+            same = len({case_stem(name) for name in names}) == 1
+            field = "files" if same else "names that differ by case only"
+            fix = "Keep one of them." if same else "Rename one: they are one file on Windows and macOS."
+            problems.append(Problem(str(folder), field, " and ".join(names), "one file for each case", fix))
+    return problems
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises InputError when the file is broken or holds something else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        fix = "Correct the file at this place."
+        raise refuse(path, "JSON", " ".join(str(error).split()), "valid JSON", fix) from None
+    except OSError as error:
+        raise refuse(path, "file", error.strerror, "a readable file", "Check its permissions.") from None
+    if not isinstance(data, dict):
+        raise refuse(path, "JSON", f"a {type(data).__name__}", "an object {...}", "See docs for the three layouts.")
+    return data
+
+
+def read_channels(path: Path, value: object, field: str, problems: list[Problem]) -> tuple[str, ...]:
+    """Channel names in order from ``{"0": "CT", "1": ...}``; mistakes are noted and give an empty tuple."""
+    expected = '{"0": name, "1": name, ...}'
+    fix = "Number the channels from 0 without gaps."
+    if not isinstance(value, dict) or not value:
+        problems.append(Problem(str(path), field, _short(value), expected, fix))
+        return ()
+    wanted = {str(number) for number in range(len(value))}
+    if set(value) != wanted or not all(isinstance(name, str) and name for name in value.values()):
+        problems.append(Problem(str(path), field, _short(value), expected, fix))
+        return ()
+    return tuple(value[str(number)] for number in range(len(value)))
+
+
+def class_value(value: object) -> int | tuple[int, ...] | None:
+    """A label value or, for a region, several of them; None when it is neither."""
+    if isinstance(value, list) and value:
+        parts = [class_value(part) for part in value]
+        flat = [part for part in parts if isinstance(part, int)]
+        return tuple(flat) if len(flat) == len(parts) else None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 255:
+        return None
+    return value
+
+
+def read_classes(
+    path: Path, value: object, problems: list[Problem]
+) -> tuple[dict[str, int | tuple[int, ...]], int | None]:
+    """Foreground classes and the ignore value from nnU-Net's ``labels {name: value or [values]}``."""
+    classes: dict[str, int | tuple[int, ...]] = {}
+    ignore = None
+    if not isinstance(value, dict) or not value:
+        expected = '{"background": 0, "name": 1, ...}'
+        problems.append(Problem(str(path), "labels", _short(value), expected, "Name the classes."))
+        return {}, None
+    for name, given in value.items():
+        number = class_value(given)
+        if number is None:
+            expected = "a whole number from 0 to 255, or a list of them for a region"
+            fix = "Write label values as numbers: nnU-Net maps name to value, MSD value to name."
+            problems.append(Problem(str(path), f"labels.{name}", _short(given), expected, fix))
+        elif name == "ignore":
+            if isinstance(number, int):
+                ignore = number
+            else:
+                problems.append(Problem(str(path), "labels.ignore", _short(given), "one value", "Give one number."))
+        elif number not in (0, (0,)):
+            classes[name] = number
+    problems += _class_clashes(path, classes, ignore)
+    return classes, ignore
+
+
+def _class_clashes(path: Path, classes: dict[str, int | tuple[int, ...]], ignore: int | None) -> list[Problem]:
+    problems = []
+    seen: dict[object, str] = {}
+    for name, value in classes.items():
+        if value in seen:
+            found = f"{value}, the value of {seen[value]!r} too"
+            fix = "Give each class a value of its own."
+            problems.append(Problem(str(path), f"labels.{name}", found, "one name for each value", fix))
+        seen[value] = name
+        values = value if isinstance(value, tuple) else (value,)
+        if ignore in values or 255 in values:
+            found = f"{value}, which marks voxels to ignore"
+            problems.append(Problem(str(path), f"labels.{name}", found, "another value", "Renumber the class."))
+    if not classes:
+        problems.append(Problem(str(path), "labels", "no foreground class", "at least one", "Name the classes."))
+    return problems
+
+
+def read_patients(root: Path, ids: Iterable[str], problems: list[Problem]) -> dict[str, str]:
+    """Patient of each case from ``patients.csv`` (columns case, patient); without it every case is its own."""
+    known = set(ids)
+    patients = {case: case for case in known}
+    path = root / "patients.csv"
+    if not path.is_file():
+        return patients
+    listed: dict[str, str] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            columns = [(name or "").strip() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
+            if not {"case", "patient"} <= set(columns):
+                found = ", ".join(columns) or "nothing"
+                raise refuse(path, "columns", found, "case,patient", "Write 'case,patient' on the first line.")
+            for row in reader:
+                case, patient = (row["case"] or "").strip(), (row["patient"] or "").strip()
+                if case and patient and listed.setdefault(case, patient) != patient:
+                    found = f"{listed[case]} and {patient}"
+                    problems.append(
+                        Problem(str(path), f"patient of {case}", found, "one patient", "Remove the wrong line.")
+                    )
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise refuse(path, "file", error, "a UTF-8 CSV file", "Save it as CSV with UTF-8 encoding.") from None
+    unknown = sorted(set(listed) - known)
+    if unknown:
+        found = f"{len(unknown)} names that are no case ({_some(unknown)})"
+        fix = "These lines have no effect; check the spelling."
+        problems.append(Problem(str(path), "case", found, "case ids of this dataset", fix, "warn"))
+    missing = sorted(known - set(listed))
+    if missing:
+        found = f"no line for {len(missing)} cases ({_some(missing)})"
+        fix = "Each counts as a patient of its own; add lines if patients have several scans."
+        problems.append(Problem(str(path), "patient", found, "a line for every case", fix, "warn"))
+    # A case without a line gets a name that no listed patient can have.
+    return {case: listed.get(case, f"case {case}") for case in known}
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
