@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from foveate.cohort import simulate
+from foveate.cohort.layouts import find_cohort
 from foveate.errors import InputError
 
 pytest.importorskip("nilearn", reason="the template comes with nilearn")
@@ -31,6 +32,13 @@ def test_unlabelled_subjects_have_no_label_file(folder: Path) -> None:
     assert names(folder / "train" / "images") == [f"subject_00{i}.nii.gz" for i in range(4)]
     assert names(folder / "train" / "labels") == ["subject_000.nii.gz", "subject_001.nii.gz"]
     assert names(folder / "test" / "images") == names(folder / "test" / "labels") == ["subject_004.nii.gz"]
+
+
+def test_the_folder_is_a_dataset_like_any_other(folder: Path) -> None:
+    cohort = find_cohort(folder / "train")
+    assert cohort.classes == {"grey matter": 1, "white matter": 2}
+    assert len(cohort.labelled) == len(cohort.unlabelled) == 2
+    assert not cohort.problems
 
 
 def test_a_subject_depends_on_the_seed_and_its_number_only(folder: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ What is real is the anatomy; the differences between subjects are drawn, from th
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from scipy import ndimage
 from foveate.errors import refuse
 
 GREY, WHITE = 1, 2
+DATASET = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "grey matter": GREY, "white matter": WHITE}}
 SHAPE = (48, 58, 50)  # voxels of each subject's grid: the whole brain, with room to move
 SPACING = 3.5  # mm
 CENTRE = (0.0, -17.0, 3.0)  # mm, middle of the brain in the template's space
@@ -31,7 +33,10 @@ VELOCITY_STRIDE = 2  # the velocity field is integrated on every second voxel: i
 
 @dataclass(frozen=True)
 class SimulatedCohort:
-    """Folders in the plain layout: ``train`` (images/, and labels/ for the labelled cases only) and ``test``."""
+    """Folders in the plain layout, with a dataset.json that names the classes.
+
+    train: images/, and labels/ for the labelled cases only. test: images/ and labels/.
+    """
 
     train: Path
     test: Path
@@ -82,6 +87,7 @@ def simulate_cohort(
     for folder in (cohort.train, cohort.test):
         (folder / "images").mkdir(parents=True)
         (folder / "labels").mkdir()
+        (folder / "dataset.json").write_text(json.dumps(DATASET, indent=2) + "\n", encoding="utf-8")
 
     def write(number: int) -> None:
         subject = simulate_subject(anatomy, np.random.default_rng([seed, number]))
