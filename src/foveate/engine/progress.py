@@ -15,11 +15,11 @@ _WINDOW = 60.0  # seconds over which the speed is measured when the caller does 
 class TrainingProgress:
     """Shows step, loss, learning rate, validation Dice and the time left.
 
-    total_steps: an estimate is enough; ``update(total=...)`` corrects it. interval: seconds between plain lines.
+    total_steps: 0 or an estimate will do; ``update(total=...)`` corrects it. interval: seconds between plain lines.
     """
 
     def __init__(
-        self, total_steps: int, quiet: bool = False, console: Console | None = None, interval: float = 30.0
+        self, total_steps: int = 0, quiet: bool = False, console: Console | None = None, interval: float = 30.0
     ) -> None:
         self.total = total_steps
         self.quiet = quiet
@@ -36,7 +36,7 @@ class TrainingProgress:
         if not self.quiet and self.console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
             self._bar = Progress(*columns, console=self.console, transient=False, refresh_per_second=4)
-            self._task = self._bar.add_task("", total=self.total)
+            self._task = self._bar.add_task("starting", total=self.total or None)
             self._bar.start()
         return self
 
@@ -78,6 +78,15 @@ class TrainingProgress:
         self._text = f"step {step}/{max(self.total, step)}  {text}"
         if time.monotonic() - self._last_line >= self.interval:
             self._line(self._text)
+
+    def preparing(self, done: int, cases: int) -> None:
+        """Show how many of the cases are prepared, before the first step."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=cases, description="scans prepared")
+        elif not self.quiet and (done == cases or time.monotonic() - self._last_line >= self.interval):
+            self._line(f"scans prepared: {done}/{cases}")
+            self._text = self._last_text
+            self._last_line = self._last_line if done < cases else float("-inf")
 
     def note(self, text: str) -> None:
         """A line of its own, above the bar."""

@@ -1,0 +1,165 @@
+"""The command line: one command per verb. Parses and calls; heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from foveate import __version__
+from foveate.errors import FoveateError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train medical-image models from few labelled and many unlabelled scans. Not a medical device.",
+)
+_verbose = False
+
+Data = Annotated[Path, typer.Argument(help="Dataset folder: nnU-Net raw, MSD, or images/ + labels/.", metavar="DATA")]
+Labelled = Annotated[
+    Path | None,
+    typer.Option(help="File with one case id a line: only these cases' labels are opened.", metavar="FILE"),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, gpu, gpu:0 or mps; by default the best there is.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"foveate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where an error came from.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    global _verbose
+    _verbose = verbose
+
+
+@app.command()
+def check(data: Data, labelled: Labelled = None) -> None:
+    """Recognise a dataset, list every problem and show the cohort. Exit code 0 only when it can be trained on."""
+    from foveate.cohort.check import check as check_data
+    from foveate.cohort.show import render
+
+    report = check_data(data, labelled=labelled)
+    render(report, Console())
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    data: Data,
+    run: Annotated[Path, typer.Argument(help="Folder for the model and its records: absent or empty.", metavar="RUN")],
+    labelled: Labelled = None,
+    minutes: Annotated[float | None, typer.Option(help="Time for the whole command; 60 if neither is given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps, in place of --minutes.")] = None,
+    method: Annotated[str | None, typer.Option(help="How labelled and unlabelled scans teach.")] = None,
+    network: Annotated[str | None, typer.Option(help="How the image is seen.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, split, sampling and augmentation.")] = None,
+    device: Device = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file, such as a run's config.yaml.", metavar="FILE")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="One key of the configuration; may be repeated.", metavar="KEY=VALUE"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in RUN; start it if there is none.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model and leave it in RUN, with its configuration, log, checkpoints and report."""
+    from foveate.engine.train import train as train_model
+
+    folder = train_model(
+        data,
+        run,
+        labelled=labelled,
+        minutes=minutes,
+        steps=steps,
+        method=method,
+        network=network,
+        seed=seed,
+        device=device,
+        config=config,
+        set=set_ or (),
+        resume=resume,
+        quiet=quiet,
+    )
+    if not quiet:
+        typer.echo(f"Model: {folder / 'model'}\nReport: {folder / 'report.html'}")
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder, or the model folder in it.", metavar="RUN")],
+    input_: Annotated[Path, typer.Argument(help="An image or a folder of images.", metavar="INPUT")],
+    out: Annotated[Path, typer.Argument(help="File or folder for the segmentations.", metavar="OUT")],
+    device: Device = None,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored images: slower.")] = False,
+) -> None:
+    """Segment images; each comes back on its own grid, as uint8 NIfTI (PNG for pictures)."""
+    from foveate.predict.predictor import predict_files
+
+    for path in predict_files(run, input_, out, device=device or "auto", mirror=mirror):
+        typer.echo(str(path))
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Folder of segmentations.", metavar="PREDICTIONS")],
+    labels: Annotated[Path, typer.Argument(help="Folder of labels, or a dataset folder.", metavar="LABELS")],
+    json: Annotated[Path | None, typer.Option(help="Write every number to this file.", metavar="FILE")] = None,
+    tolerance_mm: Annotated[float, typer.Option(help="Of the normalised surface Dice.")] = 1.0,
+) -> None:
+    """Dice, HD95, surface distance (mm) and surface Dice with 95% intervals; worst cases first."""
+    from foveate.metrics.evaluation import evaluate as score
+
+    score(predictions, labels, json=json, tolerance_mm=tolerance_mm).render(Console())
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder for what the demo makes.", metavar="OUT")] = Path("demo"),
+    minutes: Annotated[float | None, typer.Option(help="Training time per method.")] = None,
+) -> None:
+    """Train on scans simulated on real anatomy, offline, and compare two methods: about five minutes."""
+    from foveate.demo import run_demo
+
+    run_demo(out, minutes)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command ``foveate``: an error that a person can act on comes without a traceback."""
+    warnings.showwarning = _show_warning
+    try:
+        app(arguments)
+    except FoveateError as error:
+        if _verbose:
+            traceback.print_exc()
+        _stderr().print(str(error), style="red", markup=False, highlight=False)
+        sys.exit(error.exit_code)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _stderr().print(f"warning: {message}", style="yellow", markup=False, highlight=False)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
