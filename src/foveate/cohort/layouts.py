@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from foveate.cohort.layout_nnunet import find_nnunet
 from foveate.cohort.layout_plain import find_plain
 from foveate.cohort.listing import read_json
 from foveate.errors import InputError, Problem, refuse
+from foveate.text import closest
 
 LAYOUTS = {"nnU-Net": find_nnunet, "MSD": find_msd, "plain": find_plain}
 EXPECTED = (
@@ -74,9 +74,8 @@ def keep_labelled(cohort: Cohort, ids: Iterable[str], source: Path | str = "labe
     problems = []
     for name in wanted:
         if name not in cases:
-            close = difflib.get_close_matches(name, cases, n=1, cutoff=0.5)
-            fix = f"Did you mean {close[0]!r}?" if close else "Write the image's name without suffix."
-            problems.append(Problem(str(source), "case id", repr(name), f"a case of {cohort.root}", fix))
+            expected = f"a case of {cohort.root}"
+            problems.append(Problem(str(source), "case id", repr(name), expected, closest(name, cases)))
         elif cases[name].label is None:
             fix = "Remove the line, or add the label file."
             problems.append(Problem(str(source), "case id", f"{name!r}, which has no label", "a labelled case", fix))

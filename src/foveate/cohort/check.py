@@ -1,0 +1,257 @@
+"""``foveate check``: reads every scan and every allowed label once and lists all problems in one pass."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foveate.cohort.cohort import Case, Cohort
+from foveate.cohort.facts import IGNORED, CaseFacts, measure_case
+from foveate.cohort.layouts import find_cohort, keep_labelled, read_ids
+from foveate.errors import InputError, Problem, Severity
+
+Facts = dict[str, CaseFacts]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The outcome of a check.
+
+    cohort: cases set aside and duplicates are removed, classes and channels filled in. facts: of every case of it
+    that could be read. problems: everything that was found, by severity refuse, aside, warn.
+    """
+
+    cohort: Cohort
+    facts: Facts
+    problems: list[Problem]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the cohort can be trained on."""
+        return all(problem.severity != "refuse" for problem in self.problems)
+
+    def raise_if_refused(self) -> None:
+        """Raise InputError with every refused problem, if there is one."""
+        refused = [problem for problem in self.problems if problem.severity == "refuse"]
+        if refused:
+            raise InputError(refused)
+
+    def table(self) -> dict[str, Any]:
+        """The cohort in numbers, ready for JSON; every range is (least, median, largest) over the cases.
+
+        size: voxels per axis in file order. spacing: mm (pixels). intensity: percentiles 0.5, 50, 99.5 per channel.
+        volumes: per class the number of labelled cases that have it and mL (pixels for pictures).
+        """
+        cohort, facts = self.cohort, list(self.facts.values())
+        same = [fact for fact in facts if len(fact.shape) == cohort.dims]
+        named = [fact for fact in same if fact.channels == len(cohort.channels)]
+        axes = range(cohort.dims)
+        return {
+            "root": str(cohort.root),
+            "layout": cohort.layout,
+            "dims": cohort.dims,
+            "cases": len(cohort.cases),
+            "labelled": len(cohort.labelled),
+            "unlabelled": len(cohort.unlabelled),
+            "patients": len({case.patient for case in cohort.cases}),
+            "size": [_range(fact.shape[axis] for fact in same) for axis in axes],
+            "spacing": [_range(fact.spacing[axis] for fact in same) for axis in axes],
+            "orientation": dict(Counter(fact.orientation for fact in same if fact.orientation).most_common()),
+            "intensity": {
+                name: {
+                    str(percentile): _range(fact.percentiles[number][place] for fact in named)
+                    for percentile, place in ((0.5, 0), (50, 2), (99.5, 4))
+                }
+                for number, name in enumerate(cohort.channels)
+            },
+            "volumes": {name: class_volumes(facts, value) for name, value in cohort.classes.items()},
+            "volume_unit": "mL" if cohort.dims == 3 else "pixels",
+        }
+
+
+def check(data: Path | str, labelled: Path | str | None = None, progress: Progress | None = None) -> CheckReport:
+    """Find the cohort in the folder ``data`` and check all of it.
+
+    labelled: file with one case id a line; only these labels are opened, all other cases count as unlabelled.
+    Raises InputError when the layout is not recognised or ``labelled`` names what is not there. Everything else
+    is in the report's ``problems``.
+    """
+    cohort = find_cohort(Path(data))
+    if labelled is not None:
+        cohort = keep_labelled(cohort, read_ids(Path(labelled)), labelled)
+    return check_cohort(cohort, progress=progress)
+
+
+def check_cohort(cohort: Cohort, workers: int | None = None, progress: Progress | None = None) -> CheckReport:
+    """Read and judge every case in parallel. ``progress`` is told (cases done, cases) now and then."""
+    declared = len(cohort.channels) or None
+    workers = workers or min(8, _processors())
+    facts: Facts = {}
+    problems = list(cohort.problems)
+    with ThreadPoolExecutor(workers) as pool:
+        measured = pool.map(lambda case: measure_case(case, declared, cohort.ignore), cohort.cases)
+        for done, (case, (fact, found)) in enumerate(zip(cohort.cases, measured, strict=True), 1):
+            problems += found
+            if fact is not None:
+                facts[case.id] = fact
+            if progress is not None:
+                progress(done, len(cohort.cases))
+    aside = {problem.case for problem in problems if problem.severity == "aside"}
+    cohort = cohort.only({case.id for case in cohort.cases} - aside)
+    facts = {case: fact for case, fact in facts.items() if case not in aside}
+    cohort, found = _fill_in(cohort, facts)
+    problems += found + _one_kind(cohort, facts)
+    duplicates, found = _duplicates(cohort, facts)
+    problems += found
+    cohort = cohort.only({case.id for case in cohort.cases} - duplicates)
+    facts = {case: fact for case, fact in facts.items() if case not in duplicates}
+    problems += [problem for case in cohort.labelled for problem in _label_problems(cohort, case, facts.get(case.id))]
+    problems += _cohort_problems(cohort, facts)
+    order = {"refuse": 0, "aside": 1, "warn": 2}
+    return CheckReport(cohort, facts, sorted(problems, key=lambda problem: order[problem.severity]))
+
+
+def class_volumes(facts: Iterable[CaseFacts], value: int | tuple[int, ...]) -> dict[str, Any]:
+    """Cases that have a class and the range of its volume over them, in mL (pixels for pictures)."""
+    values = value if isinstance(value, tuple) else (value,)
+    volumes = [
+        sum(fact.voxels.get(part, 0) for part in values) * fact.voxel_volume
+        for fact in facts
+        if fact.voxels is not None
+    ]
+    present = [volume for volume in volumes if volume > 0]
+    return {"cases": len(present), "volume": _range(present)}
+
+
+def _range(values: Iterable[float]) -> list[float]:
+    """Least, median and largest; empty for no values."""
+    listed = [float(value) for value in values]
+    return [min(listed), float(np.median(listed)), max(listed)] if listed else []
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _fill_in(cohort: Cohort, facts: Facts) -> tuple[Cohort, list[Problem]]:
+    """Channel names and classes that nothing on disk declares."""
+    problems: list[Problem] = []
+    if not cohort.channels and facts:
+        count = Counter(fact.channels for fact in facts.values()).most_common(1)[0][0]
+        names = {(2, 1): ("grey",), (2, 3): ("red", "green", "blue"), (3, 1): ("image",)}
+        fallback = tuple(f"channel {number}" for number in range(count))
+        cohort = replace(cohort, channels=names.get((cohort.dims, count), fallback))
+    if not cohort.classes and cohort.labelled:
+        values = sorted({value for fact in facts.values() for value in fact.structures} - {cohort.ignore})
+        wrong = [value for value in values if not 0 < value < IGNORED]
+        if wrong:
+            folder = str(cohort.labelled[0].label)
+            found = f"values {', '.join(map(str, wrong[:8]))}"
+            fix = "Renumber the classes from 1, or name the classes in dataset.json."
+            problems.append(Problem(folder, "label values", found, "1 to 254", fix))
+        else:
+            cohort = replace(cohort, classes={f"class {value}": value for value in values})
+    return cohort, problems
+
+
+def _one_kind(cohort: Cohort, facts: Facts) -> list[Problem]:
+    """All cases must have the same number of channels."""
+    groups: dict[int, list[str]] = defaultdict(list)
+    for case, fact in facts.items():
+        groups[fact.channels].append(case)
+    if len(groups) < 2:
+        return []
+    found = "; ".join(f"{count} in {len(cases)} cases ({cases[0]}, ...)" for count, cases in sorted(groups.items()))
+    fix = "Give all cases the same channels (convert RGB to grey, or add the missing ones)."
+    return [Problem(str(cohort.root), "channels", found, "the same number in all cases", fix)]
+
+
+def _duplicates(cohort: Cohort, facts: Facts) -> tuple[set[str], list[Problem]]:
+    """Cases to drop because another one has the same image, and what to say about them."""
+    groups: dict[str, list[Case]] = defaultdict(list)
+    for case in cohort.cases:
+        if case.id in facts:
+            groups[facts[case.id].content].append(case)
+    dropped: set[str] = set()
+    problems = []
+    for cases in (group for group in groups.values() if len(group) > 1):
+        cases.sort(key=lambda case: case.label is None)  # stable: the first labelled case is kept
+        kept = cases[0]
+        for case in cases[1:]:
+            severity: Severity = "warn"
+            found = f"the same image as case {kept.id}"
+            fix = f"{case.id} is left out."
+            if case.label is not None and facts[case.id].label_content != facts[kept.id].label_content:
+                severity = "refuse"
+                found += ", with another label"
+                fix = "Find out which label is right and remove the other case."
+            problems.append(Problem(str(case.images[0]), "content", found, "each image once", fix, severity, case.id))
+            dropped.add(case.id)
+    return dropped, problems
+
+
+def _label_problems(cohort: Cohort, case: Case, fact: CaseFacts | None) -> list[Problem]:
+    """What the values of one label say: outside the classes, nothing at all, or a single voxel."""
+    if fact is None or fact.voxels is None:
+        return []
+    problems = []
+    names: dict[int, str] = {}
+    for name, value in cohort.classes.items():
+        for part in value if isinstance(value, tuple) else (value,):
+            names.setdefault(part, name)
+    allowed = {0, IGNORED, cohort.ignore, *names}
+    outside = {value: count for value, count in fact.voxels.items() if value not in allowed}
+    if outside and cohort.classes:
+        found = ", ".join(f"value {value} in {count:,} voxels" for value, count in sorted(outside.items())[:8])
+        expected = "0, " + ", ".join(f"{value} ({name})" for value, name in sorted(names.items()))
+        fix = "Correct the label, or name the class in dataset.json."
+        problems.append(Problem(str(case.label), "label values", found, expected, fix, case=case.id))
+    if not fact.structures.keys() - {cohort.ignore}:
+        fix = "Right if nothing is there to be seen; otherwise remove the file, and the case is unlabelled."
+        expected = "at least one voxel of a class"
+        problems.append(Problem(str(case.label), "label", "empty", expected, fix, "warn", case.id))
+    for value, count in fact.structures.items():
+        if count == 1 and value in names:
+            found = f"one voxel of {names[value]} (value {value})"
+            fix = "It is kept. Check that it is no slip of the mouse."
+            problems.append(Problem(str(case.label), "label", found, "a structure", fix, "warn", case.id))
+    return problems
+
+
+def _cohort_problems(cohort: Cohort, facts: Facts) -> list[Problem]:
+    """What can only be seen over all labels together."""
+    root, labelled = str(cohort.root), cohort.labelled
+    if not labelled:
+        found = f"{len(cohort.cases)} cases, none with a label that can be used"
+        fix = "Label at least one scan and put the file beside the images, under the same name."
+        return [Problem(root, "labels", found, "at least one labelled case", fix)]
+    problems = []
+    measured = [facts[case.id] for case in labelled if case.id in facts]
+    present = {value for fact in measured for value in fact.structures} - {cohort.ignore}
+    if len(measured) == len(labelled) and not present:
+        fix = "At least one label must show a structure."
+        if any(fact.voxels and IGNORED in fact.voxels for fact in measured):
+            fix = "The value 255 means 'no information here'. If it marks the structure, write 1 in its place."
+        problems.append(Problem(root, "labels", "every label is empty", "structures in the labels", fix))
+    elif len(measured) == len(labelled):
+        for name, value in cohort.classes.items():
+            values = {value} if isinstance(value, int) else set(value)
+            if not values & present:
+                found = f"no voxel of {name} (value {value}) in {len(labelled)} labelled cases"
+                fix = "Label a case that shows it, or remove the class from dataset.json."
+                problems.append(Problem(root, f"class {name}", found, "every class in at least one label", fix))
+    if len(labelled) == 1:
+        found = f"one labelled case ({labelled[0].id})"
+        fix = "Training works, but no validation is claimed: nothing is left to test the model on."
+        problems.append(Problem(root, "labels", found, "five or more for a validation", fix, "warn"))
+    return problems

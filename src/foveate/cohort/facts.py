@@ -1,0 +1,151 @@
+"""What one case is like: read once, judged and measured."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+
+from foveate.cohort.cohort import Case
+from foveate.errors import InputError, Problem
+from foveate.io import Volume, inspect_image, inspect_label
+from foveate.io.files import grid_difference
+from foveate.io.stream import unreadable
+
+PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
+IGNORED = 255  # label value that never carries information
+SAMPLE = 1_000_000  # voxels that are enough for a percentile
+
+
+class Foreground(NamedTuple):
+    """Intensities of one channel inside the labelled structures; low and high are percentiles 0.5 and 99.5."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """Measurements of one case, axes in the file's own order.
+
+    spacing: mm (pixels for pictures). percentiles: per channel at PERCENTILES. foreground: per channel, or None
+    without labelled voxels. voxels: {label value: count} with background, or None without label. sha256,
+    label_sha256: of the files' bytes. content: hash of shape, position and voxel values, equal for copies that were
+    only compressed anew. orientation: where the axes point, "RAS"; "" for pictures. stored: data type in the file.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    percentiles: tuple[tuple[float, ...], ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    foreground: tuple[Foreground, ...] | None
+    voxels: dict[int, int] | None
+    sha256: str
+    label_sha256: str | None
+    content: str
+    label_content: str | None
+    orientation: str
+    stored: str
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+    @property
+    def voxel_volume(self) -> float:
+        """Millilitres that a voxel fills; for pictures 1 (pixel)."""
+        return float(np.prod(self.spacing)) / 1000 if len(self.shape) == 3 else 1.0
+
+    @property
+    def structures(self) -> dict[int, int]:
+        """{label value: voxels} without background and the value that is always ignored."""
+        return {value: count for value, count in (self.voxels or {}).items() if value not in (0, IGNORED)}
+
+
+def measure_case(case: Case, channels: int | None, ignore: int | None = None) -> tuple[CaseFacts | None, list[Problem]]:
+    """Read a case's image and label (if it has one) and return its facts, or None, and all its problems.
+
+    channels: number of channels that the dataset declares, or None. ignore: a label value left out of ``foreground``.
+    """
+    image, problems = inspect_image(case.images, channels)
+    label: Volume | None = None
+    if case.label is not None:
+        label, found = inspect_label(case.label)
+        problems = problems + found
+        if image is not None and label is not None and (difference := grid_difference(label, image)):
+            problems.append(difference)
+    facts = None
+    if image is not None and all(problem.severity == "warn" for problem in problems):
+        try:
+            facts = _facts(case, image, label, ignore)
+        except OSError as error:  # it vanished between reading and hashing
+            problems += unreadable(Path(error.filename or case.images[0]), error).problems
+        except InputError as error:
+            problems += error.problems
+    return facts, [replace(problem, case=case.id) for problem in problems]
+
+
+def _facts(case: Case, image: Volume, label: Volume | None, ignore: int | None) -> CaseFacts:
+    foreground, voxels = None, None
+    if label is not None:
+        values, counts = np.unique(label.array, return_counts=True)
+        if label.array.dtype == np.uint8:  # much faster than sorting
+            counts = np.bincount(label.array.ravel(order="K"), minlength=256)
+            values = np.flatnonzero(counts)
+            counts = counts[values]
+        voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+        inside = (label.array[0] > 0) & (label.array[0] != IGNORED) & (label.array[0] != (ignore or 0))
+        if inside.any():
+            foreground = tuple(_foreground(channel[inside]) for channel in image.array)
+    samples = [_sample(channel) for channel in image.array]
+    return CaseFacts(
+        shape=image.shape,
+        spacing=image.spacing,
+        percentiles=tuple(tuple(map(float, np.percentile(sample, PERCENTILES))) for sample in samples),
+        mean=tuple(float(channel.mean(dtype=np.float64)) for channel in image.array),
+        std=tuple(float(channel.std(dtype=np.float64)) for channel in image.array),
+        foreground=foreground,
+        voxels=voxels,
+        sha256=_file_hash(case.images),
+        label_sha256=_file_hash([case.label]) if case.label is not None else None,
+        content=_content(image),
+        label_content=_content(label) if label is not None else None,
+        orientation="".join(nib.aff2axcodes(image.affine)) if image.dims == 3 else "",
+        stored=str(image.meta.get("stored", "")),
+    )
+
+
+def _sample(channel: np.ndarray) -> np.ndarray:
+    """At most about SAMPLE voxels, evenly spread and always the same."""
+    flat = channel.ravel(order="K")
+    step = -(-flat.size // SAMPLE)
+    return flat[:: step | 1]  # an odd step does not keep to one column of a grid of even size
+
+
+def _foreground(values: np.ndarray) -> Foreground:
+    low, high = np.percentile(_sample(values), (0.5, 99.5))
+    return Foreground(
+        float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)), float(low), float(high)
+    )
+
+
+def _file_hash(paths: tuple[Path, ...] | list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _content(volume: Volume) -> str:
+    digest = hashlib.sha256(repr((volume.shape, np.round(volume.affine, 3).tolist())).encode())
+    for channel in volume.array:
+        digest.update(np.ascontiguousarray(channel.T).data)  # no copy for NIfTI, whose first axis runs fastest
+    return digest.hexdigest()
