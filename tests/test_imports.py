@@ -19,9 +19,9 @@ ORDER = [
     ("networks",),
     ("methods",),
     ("predict",),
-    ("metrics",),  # below the engine, whose validation uses it; it needs io alone
-    ("engine",),
+    ("metrics",),  # metrics and report stand below the engine, because training ends by writing its report
     ("report",),
+    ("engine",),
     ("demo",),
     ("cli",),
     ("__main__",),
