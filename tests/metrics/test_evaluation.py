@@ -91,10 +91,8 @@ def test_a_structure_in_neither_does_not_apply_and_one_in_the_prediction_only_co
 
 
 def test_the_json_file_is_whole_valid_json_with_flat_keys(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    (tmp_path / "labels" / "dataset.json").write_text(
-        json.dumps({"labels": {"background": 0, "anterior": 1, "posterior": 2, "whole": [1, 2], "tail": 7}})
-    )
-    (tmp_path / "labels" / "dataset.json").rename(tmp_path / "dataset.json")
+    classes = {"background": 0, "anterior": 1, "posterior": 2, "whole": [1, 2], "tail": 7}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": classes}))
     target = tmp_path / "new" / "scores.json"
     evaluation = evaluate(*folders, json=target)
     scores = json.loads(target.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
@@ -146,6 +144,20 @@ def test_every_file_that_cannot_be_scored_is_named_in_one_pass(folders: tuple[Pa
     assert "3.00 mm" in str(by_case["case_1.nii.gz"])
     assert "9 (252 voxels)" in str(by_case["case_2.nii.gz"])
     assert target.read_text() == "earlier"
+
+
+def test_the_decathlon_writes_value_to_name(folders: tuple[Path, Path]) -> None:
+    out, labels = folders
+    (labels.parent / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "left", "2": "right"}}))
+    assert evaluate(out, labels.parent).classes == ("left", "right")  # the dataset folder, and labels/ inside it
+
+
+def test_a_folder_of_links_to_labels_is_a_folder_of_labels(folders: tuple[Path, Path]) -> None:
+    out, labels = folders
+    chosen = out.parent / "chosen"
+    chosen.mkdir()
+    (chosen / "case_1.nii.gz").symlink_to(labels / "case_1.nii.gz")
+    assert [case.id for case in evaluate(out, chosen).cases] == ["case_1"]
 
 
 def test_a_reference_value_that_dataset_json_does_not_declare_is_refused(folders: tuple[Path, Path]) -> None:

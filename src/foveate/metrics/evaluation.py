@@ -62,6 +62,7 @@ def evaluate(
     problems += [problem for item in scored for problem in item.problems]
     if any(problem.severity == "refuse" for problem in problems):
         raise InputError(problem for problem in problems if problem.severity == "refuse")
+    problems += references.problems
     problems += [_extra(files[case]) for case in files if case not in references.files]
     rows = [
         CaseScores(

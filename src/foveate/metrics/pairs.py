@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from foveate.errors import refuse
-from foveate.io import case_stem, image_suffix
+from foveate.cohort import listing
+from foveate.errors import InputError, Problem, refuse
+from foveate.io import case_stem
 from foveate.metrics.case import Classes
 
 _LABEL_FOLDERS = ("labelsTr", "labels")
@@ -25,40 +24,41 @@ class References:
     classes: Classes | None = None
     ignore: int | None = None
     patients: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
 
 
 def find_references(labels: Path) -> References:
     """The references at ``labels``: a label file, a folder of them, or a dataset folder with labelsTr/ or labels/.
 
     dataset.json and patients.csv are read from that folder, or from its parent when the folder itself is
-    called labelsTr, labelsTs or labels. Raises InputError when nothing is there.
+    called labelsTr, labelsTs or labels. Raises InputError when nothing is there or a side file is wrong.
     """
     if labels.is_file():
         return References({case_stem(labels): labels})
     inner = next((labels / name for name in _LABEL_FOLDERS if (labels / name).is_dir()), labels)
     files = list_images(inner)
     root = inner.parent if inner.name in (*_LABEL_FOLDERS, "labelsTs") else inner
-    classes, ignore = _declared_classes(root / "dataset.json")
-    return References(files, classes, ignore, _patients(root / "patients.csv"))
+    problems: list[Problem] = []
+    classes, ignore = _declared_classes(root / "dataset.json", problems)
+    patients = listing.read_patients(root, files, problems)
+    if any(problem.severity == "refuse" for problem in problems):
+        raise InputError(problem for problem in problems if problem.severity == "refuse")
+    # patients.csv may well name cases that have no label: nothing to warn of here.
+    return References(files, classes, ignore, patients, [problem for problem in problems if problem.field != "case"])
 
 
 def list_images(folder: Path) -> dict[str, Path]:
     """Image files of a folder by case id. Raises InputError: no such folder, no image, two files of one case."""
     if not folder.is_dir():
         raise refuse(folder, "path", "nothing", "a folder of label maps, or one file", "Check the path.")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not image_suffix(path) or not path.is_file():
-            continue
-        stem = case_stem(path)
-        if stem in files:
-            raise refuse(
-                path, "case id", f"{stem!r} twice ({files[stem].name})", "one file per case", "Remove one of the two."
-            )
-        files[stem] = path
-    if not files:
+    problems: list[Problem] = []
+    # A folder of links is a usual way to choose test cases: they may lead anywhere.
+    images = listing.list_images(folder, Path(folder.resolve().anchor), problems)
+    if refused := [problem for problem in problems if problem.severity == "refuse"]:
+        raise InputError(refused)
+    if not images:
         raise refuse(folder, "files", "no image file", "label maps (NIfTI, PNG or TIFF)", "Check the path.")
-    return files
+    return {case_stem(path): path for path in images}
 
 
 def match_predictions(predictions: Path, references: References) -> dict[str, Path]:
@@ -84,30 +84,11 @@ def match_predictions(predictions: Path, references: References) -> dict[str, Pa
     return files
 
 
-def _declared_classes(path: Path) -> tuple[Classes | None, int | None]:
+def _declared_classes(path: Path, problems: list[Problem]) -> tuple[Classes | None, int | None]:
     if not path.is_file():
         return None, None
-    try:
-        labels = json.loads(path.read_text(encoding="utf-8"))["labels"]
-        if all(str(key).isdigit() for key in labels):  # MSD: value -> name
-            labels = {str(name): int(value) for value, name in labels.items()}
-        read = {str(k): tuple(map(int, v)) if isinstance(v, list) else int(v) for k, v in labels.items()}
-    except (KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError) as error:
-        raise refuse(
-            path, "labels", f"{type(error).__name__}: {error}", "class names and values", "Correct dataset.json."
-        ) from None
-    ignore = read.pop("ignore", None)
-    classes = {name: value for name, value in read.items() if value not in (0, (0,))}
-    return classes or None, ignore if isinstance(ignore, int) else None
-
-
-def _patients(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    if rows and not {"case", "patient"} <= rows[0].keys():
-        raise refuse(
-            path, "header", ",".join(map(str, rows[0])), "case,patient", "Name the two columns case and patient."
-        )
-    return {row["case"].strip(): row["patient"].strip() for row in rows if row["case"] and row["patient"]}
+    labels = listing.read_json(path).get("labels")
+    if isinstance(labels, dict) and labels and all(key.isdigit() for key in labels):  # MSD: value -> name
+        labels = {str(name): int(value) for value, name in labels.items()}
+    classes, ignore = listing.read_classes(path, labels, problems)
+    return classes or None, ignore
