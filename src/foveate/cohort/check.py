@@ -58,6 +58,7 @@ class CheckReport:
             "root": str(cohort.root),
             "layout": cohort.layout,
             "dims": cohort.dims,
+            "channels": list(cohort.channels),
             "cases": len(cohort.cases),
             "labelled": len(cohort.labelled),
             "unlabelled": len(cohort.unlabelled),
@@ -120,7 +121,7 @@ def check_cohort(cohort: Cohort, workers: int | None = None, progress: Progress 
 
 
 def class_volumes(facts: Iterable[CaseFacts], value: int | tuple[int, ...]) -> dict[str, Any]:
-    """Cases that have a class and the range of its volume over them, in mL (pixels for pictures)."""
+    """Cases that have a class, of how many with a label, and the range of its volume over them, in mL (pixels for pictures)."""
     values = value if isinstance(value, tuple) else (value,)
     volumes = [
         sum(fact.voxels.get(part, 0) for part in values) * fact.voxel_volume
@@ -128,7 +129,7 @@ def class_volumes(facts: Iterable[CaseFacts], value: int | tuple[int, ...]) -> d
         if fact.voxels is not None
     ]
     present = [volume for volume in volumes if volume > 0]
-    return {"cases": len(present), "volume": _range(present)}
+    return {"cases": len(present), "of": len(volumes), "volume": _range(present)}
 
 
 def _range(values: Iterable[float]) -> list[float]:

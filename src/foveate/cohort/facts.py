@@ -95,12 +95,7 @@ def measure_case(case: Case, channels: int | None, ignore: int | None = None) ->
 def _facts(case: Case, image: Volume, label: Volume | None, ignore: int | None) -> CaseFacts:
     foreground, voxels = None, None
     if label is not None:
-        values, counts = np.unique(label.array, return_counts=True)
-        if label.array.dtype == np.uint8:  # much faster than sorting
-            counts = np.bincount(label.array.ravel(order="K"), minlength=256)
-            values = np.flatnonzero(counts)
-            counts = counts[values]
-        voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+        voxels = _count(label.array)
         inside = (label.array[0] > 0) & (label.array[0] != IGNORED) & (label.array[0] != (ignore or 0))
         if inside.any():
             foreground = tuple(_foreground(channel[inside]) for channel in image.array)
@@ -120,6 +115,17 @@ def _facts(case: Case, image: Volume, label: Volume | None, ignore: int | None) 
         orientation="".join(nib.aff2axcodes(image.affine)) if image.dims == 3 else "",
         stored=str(image.meta.get("stored", "")),
     )
+
+
+def _count(labels: np.ndarray) -> dict[int, int]:
+    """{value: voxels}."""
+    if labels.dtype == np.uint8:  # counting is much faster than sorting
+        counts = np.bincount(labels.ravel(order="K"))
+        values = np.flatnonzero(counts)
+        counts = counts[values]
+    else:
+        values, counts = np.unique(labels, return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
 def _sample(channel: np.ndarray) -> np.ndarray:

@@ -83,7 +83,7 @@ def read_label(path: Path) -> Volume:
 
 def grid_difference(label: Volume, image: Volume) -> Problem | None:
     """The refusal when two volumes do not lie on the same voxel grid, with the distance in mm."""
-    file, other = str(label.path), image.path.name if image.path else "the image"
+    file, other = str(label.path), "/".join(image.path.parts[-2:]) if image.path else "the image"
     if label.shape != image.shape:
         found = " x ".join(map(str, label.shape))
         expected = f"{' x '.join(map(str, image.shape))}, as {other}"
