@@ -24,7 +24,8 @@ from scipy import ndimage
 from foveate.errors import refuse
 
 GREY, WHITE = 1, 2
-DATASET = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "grey matter": GREY, "white matter": WHITE}}
+CLASSES = {"grey matter": GREY, "white matter": WHITE}
+DATASET = {"channel_names": {"0": "T1"}, "labels": {"background": 0, **CLASSES}}
 SHAPE = (48, 58, 50)  # voxels of each subject's grid: the whole brain, with room to move
 SPACING = 3.5  # mm
 CENTRE = (0.0, -17.0, 3.0)  # mm, middle of the brain in the template's space
