@@ -18,6 +18,7 @@ from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.config import load_config
 from foveate.engine.run import RunFolder, stop_signals
 from foveate.errors import InputError
+from foveate.files import DiskFull
 
 PLAN = Plan(
     dims=3,
@@ -242,6 +243,7 @@ def test_the_lock_of_a_killed_process_is_no_obstacle(holder: subprocess.Popen[st
     holder.wait()
     assert str(holder.pid) in (tmp_path / "run" / "lock").read_text()
     with RunFolder(tmp_path / "run") as run:
+        run.begin(CONFIG, PLAN, DATA)
         assert f"process {os.getpid()} on" in (run.path / "lock").read_text()
     assert (tmp_path / "run" / "lock").read_text() == ""
 
@@ -266,6 +268,29 @@ def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
         _ = 1 / 0
     with RunFolder(tmp_path / "run"), pytest.raises(InputError, match="lock"), RunFolder(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize("given", [None, "plan.json"])
+def test_a_start_that_is_refused_leaves_nothing_behind(tmp_path: Path, given: str | None) -> None:
+    folder = tmp_path / "run"
+    if given:
+        folder.mkdir()
+        (folder / given).write_text("{}")
+    with pytest.raises(ZeroDivisionError), RunFolder(folder):
+        _ = 1 / 0  # such as a dataset that cannot be trained on
+    assert [path.name for path in tmp_path.rglob("*")] == (["run", given] if given else [])
+
+
+def test_a_start_that_failed_half_way_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise DiskFull("the disk is full")
+
+    monkeypatch.setattr(RunFolder, "write_provenance", full)
+    with RunFolder(tmp_path / "run") as run, pytest.raises(DiskFull):
+        run.begin(CONFIG, PLAN, DATA)
+    monkeypatch.undo()
+    with RunFolder(tmp_path / "run") as run:
+        run.begin(CONFIG, PLAN, DATA)
 
 
 # Signals

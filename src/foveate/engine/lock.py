@@ -23,9 +23,12 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         """Raises InputError naming the process that holds the lock; warns where the file system cannot lock."""
+        self.path = path
         self._file: IO[str] | None = path.open("a+", encoding="utf-8")
         try:
             _lock_exclusively(self._file)
+            if not self._is_at_path():  # its holder removed it between our two lines
+                raise BlockingIOError
         except BlockingIOError:
             self._file.seek(0)
             holder = self._file.read().strip() or "another process"
@@ -44,12 +47,21 @@ class Lock:
             # A forked worker that outlives us would otherwise keep the lock.
             os.register_at_fork(after_in_child=self._close)
 
-    def release(self) -> None:
-        """Give the lock back. The file stays: removing it would let two processes lock two files of one name."""
+    def release(self, remove: bool = False) -> None:
+        """Give the lock back, and with ``remove`` its file too."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.truncate(0)
+                if remove:
+                    self.path.unlink()
         self._close()
+
+    def _is_at_path(self) -> bool:
+        assert self._file is not None
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def _close(self) -> None:
         if self._file is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -44,12 +45,14 @@ class RunFolder:
         self.checkpoints = Checkpoints(self.path / "checkpoints")
         self.resumed = False
         self._resume = resume
+        self._created = False
         self._lock: Lock | None = None
         self._log: IO[str] | None = None
 
     def __enter__(self) -> RunFolder:
         """Raises InputError when the folder is not ours to use, or is in use by another process."""
         self._refuse_foreign()
+        self._created = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(self.path / "lock")
         try:
@@ -70,8 +73,12 @@ class RunFolder:
     ) -> None:
         self._close_log()
         if self._lock is not None:
-            self._lock.release()
+            unused = not any((self.path / name).exists() for name in ("provenance.json", "config.yaml", "log.jsonl"))
+            self._lock.release(remove=unused)
             self._lock = None
+            if self._created and unused:  # a start that was refused leaves nothing behind
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
 
     # What the run is
 
