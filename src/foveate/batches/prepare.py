@@ -236,7 +236,7 @@ def _prepare_case(case: Case, plan: Plan, folder: Path, stop: threading.Event) -
     image, grid_file = image_stem.with_suffix(".npy"), image_stem.with_suffix(".json")
     grid = read_grid(grid_file)
     if grid is None or not complete(image, np.float16, (len(plan.channels), *grid.prepared_shape)):
-        prepared, grid = prepare_volume(read_image(case.images), plan)
+        prepared, grid = prepare_volume(read_image(case.images, len(plan.channels)), plan)
         limit = float(np.finfo(np.float16).max)
         write_array(image, prepared.clamp_(-limit, limit).numpy().astype(np.float16))
         write_grid(grid_file, grid)

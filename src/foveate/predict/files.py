@@ -1,0 +1,137 @@
+"""Label every scan of a folder with a trained model, one file out for each scan in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from foveate.cohort.cohort import Case
+from foveate.errors import FoveateError, InputError, Problem, refuse
+from foveate.io import case_stem, image_suffix, write_label
+from foveate.predict.predictor import Predictor, load
+
+CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+# Where the images of a dataset folder lie, the new scans before those of the training set.
+IMAGE_FOLDERS = ("imagesTs", "images", "imagesTr")
+
+
+def predict_files(
+    run: str | Path | Predictor,
+    input: str | Path,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    mirror: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Label a scan or a folder of scans; returns the files written, in order of the cases.
+
+    run: run or model folder, or a Predictor. input: an image, a folder of images (``_0000`` suffixes name
+    channels), or a dataset folder with imagesTs/, images/ or imagesTr/. out: a folder, or for one input file the
+    file to write. Results are uint8 on the input's own grid, ``CASE.nii.gz`` or ``CASE.png``; a result that is
+    there already is replaced by a complete new one only. progress: called with (cases done, cases in all).
+
+    Raises InputError before any work when nothing can be predicted or an output would replace an input; and at
+    the end, when the other cases are done, with each case that could not be read.
+    """
+    source, target = Path(input), Path(out)
+    predictor = run if isinstance(run, Predictor) else load(run, device=device)
+    cases = find_images(source, len(predictor.plan.channels))
+    outputs = [_output(case, source, target) for case in cases]
+    _check_outputs(cases, outputs)
+    written: list[Path] = []
+    problems: list[Problem] = []
+    for number, (case, output) in enumerate(zip(cases, outputs, strict=True), 1):
+        try:
+            volume = predictor.read(case.images)
+            labels = predictor.predict(volume, mirror=mirror)
+        except InputError as error:
+            problems += [replace(problem, case=case.id) for problem in error.problems]
+        else:
+            write_label(output, labels, volume)
+            written.append(output)
+        if progress is not None:
+            progress(number, len(cases))
+    if problems:
+        raise InputError(problems)
+    return written
+
+
+def find_images(source: Path, channels: int) -> list[Case]:
+    """The cases at ``source`` for a model of ``channels`` channels. Raises InputError when there are none."""
+    if source.is_file():
+        if not image_suffix(source):
+            raise refuse(source, "name", source.suffix or "no suffix", "a NIfTI, PNG, JPEG or TIFF file", "Convert it.")
+        match = CHANNEL.match(case_stem(source))
+        # One channel of a case named: the others lie beside it.
+        beside = [f for f in _images(source.parent) if match and _is_channel_of(f, match["case"])]
+        if match and channels > 1 and len(beside) > 1:
+            return _group(beside, channels)
+        name = match["case"] if match and match["channel"] == "0000" else case_stem(source)
+        return [Case(name, (source,), None, name)]
+    if not source.is_dir():
+        raise refuse(source, "input", "nothing", "an image or a folder of images", "Check the path.")
+    folders = [source, *(source / name for name in IMAGE_FOLDERS)]
+    files = next((files for folder in folders if folder.is_dir() and (files := _images(folder))), [])
+    if not files:
+        expected = "NIfTI, PNG, JPEG or TIFF files, in it or in " + ", ".join(IMAGE_FOLDERS)
+        raise refuse(source, "input", "no images", expected, "Check the path.")
+    return _group(files, channels)
+
+
+def _images(folder: Path) -> list[Path]:
+    """Image files of a folder; macOS leaves ``._*`` files that are none."""
+    return sorted(f for f in folder.iterdir() if image_suffix(f) and not f.name.startswith(".") and f.is_file())
+
+
+def _is_channel_of(file: Path, case: str) -> bool:
+    match = CHANNEL.match(case_stem(file))
+    return match is not None and match["case"] == case
+
+
+def _group(files: Sequence[Path], channels: int) -> list[Case]:
+    """Files -> cases: by the name before ``_0000`` when the model has several channels or all files carry it."""
+    matches = {file: CHANNEL.match(case_stem(file)) for file in files}
+    grouped: dict[str, list[Path]] = {}
+    together = all(matches.values()) or (channels > 1 and any(matches.values()))
+    for file in files:
+        match = matches[file] if together else None
+        grouped.setdefault(match["case"] if match else case_stem(file), []).append(file)
+    return [Case(name, tuple(sorted(paths)), None, name) for name, paths in sorted(grouped.items())]
+
+
+def _output(case: Case, source: Path, target: Path) -> Path:
+    """Where the labels of a case go; a volume becomes .nii.gz, a picture .png."""
+    volume = image_suffix(case.images[0]).startswith(".nii")
+    if source.is_file() and image_suffix(target) and not target.is_dir():
+        return target
+    return target / (case.id + (".nii.gz" if volume else ".png"))
+
+
+def _check_outputs(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
+    """Refuse, before any work, outputs that are inputs, that coincide, or that have no folder to lie in."""
+    problems = []
+    inputs = {file.resolve() for case in cases for file in case.images}
+    seen: dict[str, Case] = {}
+    for case, output in zip(cases, outputs, strict=True):
+        if output.resolve() in inputs:
+            problems.append(
+                Problem(str(output), "output", "the input itself", "another file", "Choose another folder.")
+            )
+        # Compared without case: "A" and "a" are one file on macOS and Windows.
+        if (other := seen.setdefault(str(output).lower(), case)) is not case:
+            found = f"cases {other.id} and {case.id}"
+            problems.append(Problem(str(output), "output", found, "one case a file", "Rename one of the images."))
+        volume = image_suffix(case.images[0]).startswith(".nii")
+        if image_suffix(output) not in ((".nii", ".nii.gz") if volume else (".png",)):
+            expected = ".nii.gz or .nii" if volume else ".png"
+            problems.append(Problem(str(output), "name", output.suffix, expected, "Change the output's name."))
+    if problems:
+        raise InputError(problems)
+    for output in outputs:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FoveateError(f"{output.parent}: the folder cannot be made ({error.strerror}).") from error
