@@ -85,7 +85,7 @@ class UNet(nn.Module):
             x = stage(x)
             skips.append(x)
         x = self.bottleneck(skips.pop())
-        features = []
+        features = [x]  # of use to a head only where there is a single stage
         for stage in self.decoder:
             x = stage(x, skips.pop())
             features.append(x)
