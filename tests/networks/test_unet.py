@@ -1,0 +1,121 @@
+"""Every network answers every plan with logits of the right shape and trains all of itself."""
+
+import itertools
+
+import pytest
+import torch
+
+from foveate.attention import ATTENTION
+from foveate.cohort.plan import ChannelPlan
+from foveate.config import AttentionSlots, NetworkConfig
+from foveate.errors import InputError
+from foveate.networks import NETWORKS, build_network
+from toys import tiny_plan
+
+CHANNELS = 3
+PLANS = {
+    "2D": tiny_plan(2),
+    "3D": tiny_plan(3, patch=(8, 8, 12)),
+    "thick slices": tiny_plan(3, patch=(8, 16, 5), strides=((1, 1, 1), (2, 2, 1), (1, 2, 1))),
+    "stride 3, four stages, two inputs": tiny_plan(
+        2,
+        patch=(24, 36),
+        widths=(4, 4, 6, 8),
+        strides=((1, 1), (3, 3), (2, 2), (2, 3)),
+        channels=tuple(ChannelPlan(name=n, normalisation="zscore") for n in "ab"),
+    ),
+    "one stage": tiny_plan(2, patch=(5, 7), widths=(4,), strides=((1, 1),)),
+}
+
+every_network = pytest.mark.parametrize("name", NETWORKS)
+every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+
+
+def network_and_images(name, plan, images=2, **slots):
+    torch.manual_seed(0)
+    config = NetworkConfig(name=name, attention=AttentionSlots(**slots))
+    return build_network(config, plan, CHANNELS), torch.randn(images, len(plan.channels), *plan.patch)
+
+
+@every_network
+@every_plan
+def test_logits_finest_first_in_training_and_alone_afterwards(name, plan):
+    network, images = network_and_images(name, plan)
+    outputs = network(images)
+    assert isinstance(outputs, list)
+    assert len(outputs) == max(len(plan.widths) - 2, 1)
+    size = plan.patch
+    for logits, following in zip(outputs, [*plan.strides[1:], (1,) * plan.dims], strict=False):
+        assert logits.shape == (2, CHANNELS, *size)
+        size = tuple(n // s for n, s in zip(size, following, strict=True))
+    evaluated = network.eval()(images)
+    assert isinstance(evaluated, torch.Tensor)
+    torch.testing.assert_close(evaluated, outputs[0])
+
+
+@every_network
+def test_without_deep_supervision_there_is_one_output(name):
+    plan = tiny_plan(2, widths=(4, 4, 6, 8), strides=((1, 1), *[(2, 2)] * 3))
+    network = build_network(NetworkConfig(name=name, deep_supervision=False), plan, CHANNELS)
+    assert len(network(torch.randn(1, 1, 32, 32))) == 1
+
+
+@every_network
+@every_plan
+def test_gradient_reaches_every_parameter(name, plan):
+    network, images = network_and_images(name, plan, skip="gate", encoder="squeeze_excite")
+    sum(logits.square().sum() for logits in network(images)).backward()
+    for parameter, value in network.named_parameters():
+        assert value.grad is not None, parameter
+        assert (value.grad != 0).any(), parameter
+
+
+@every_network
+@every_plan
+def test_images_of_a_batch_do_not_see_each_other(name, plan):
+    network, images = network_and_images(name, plan, skip="gate", decoder="squeeze_excite")
+    together = network(images)[0]
+    alone = torch.cat([network(image[None])[0] for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+@every_network
+@pytest.mark.parametrize("dims", [2, 3])
+def test_any_combination_of_slots_builds_and_answers(name, dims):
+    plan = tiny_plan(dims, patch=(8,) * dims)
+    single = ["none", *[key for key, block in ATTENTION.items() if block.inputs == 1]]
+    for skip, encoder, bottleneck, decoder in itertools.product(["none", *ATTENTION], single, single, single):
+        slots = {"skip": skip, "encoder": encoder, "bottleneck": bottleneck, "decoder": decoder}
+        network, images = network_and_images(name, plan, **slots)
+        assert network(images)[0].isfinite().all(), slots
+
+
+@every_network
+@pytest.mark.parametrize("slot", AttentionSlots.model_fields)
+def test_each_slot_puts_its_block_into_the_path(name, slot):
+    plan = tiny_plan(2, patch=(8, 8))
+    network, images = network_and_images(name, plan, **{slot: "squeeze_excite"})
+    before = network(images)[0]
+    blocks = [m for m in network.modules() if type(m) is ATTENTION["squeeze_excite"]]
+    assert blocks
+    for block in blocks:
+        torch.nn.init.constant_(block.excite.bias, -30.0)
+    assert not torch.allclose(before, network(images)[0], atol=1e-3)
+
+
+@every_network
+@pytest.mark.parametrize("slot", ["encoder", "bottleneck", "decoder"])
+def test_a_block_for_two_features_is_refused_where_there_is_one(name, slot):
+    with pytest.raises(InputError) as caught:
+        network_and_images(name, tiny_plan(2), **{slot: "gate"})
+    message = str(caught.value)
+    assert f"network.attention.{slot}" in message
+    assert "gate, which joins 2 features" in message
+    assert "slot skip" in message
+
+
+def test_unknown_names_are_refused_with_the_nearest_known_one():
+    with pytest.raises(InputError, match="Did you mean 'squeeze_excite'"):
+        network_and_images("unet", tiny_plan(2), skip="squeeze_exite")
+    with pytest.raises(InputError, match="Did you mean 'unet'"):
+        network_and_images("u-net", tiny_plan(2))
