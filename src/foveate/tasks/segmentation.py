@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,6 +49,8 @@ class Segmentation:
         # Label value that a channel is written as. A region writes its smallest-set value: the value that no
         # smaller region inside it also has, so that nested regions decode to the labels they came from.
         self.values = torch.tensor(([] if plan.regions else [0]) + _own_values(members), dtype=torch.uint8)
+        # A region is painted over those that contain it, in whatever order the classes are declared.
+        self.painting = sorted(range(len(members)), key=lambda k: -len(set(members[k])))
 
     def encode(self, labels: Tensor) -> Target:
         """Label values ``[B, *S]`` uint8 -> Target; 255 is ignored."""
@@ -101,12 +104,12 @@ class Segmentation:
         return Target(values, (sureness >= confidence).float())
 
     def decode(self, logits: Tensor) -> Tensor:
-        """Label values ``[B, *S]`` uint8: the best class, or regions painted from the first to the last."""
+        """Label values ``[B, *S]`` uint8: the best class, or regions painted from the largest set of values on."""
         values = self.values.to(logits.device)
         if not self.regions:
             return values[logits.argmax(1)]
         labels = torch.zeros(logits.shape[0], *logits.shape[2:], dtype=torch.uint8, device=logits.device)
-        for k in range(self.channels):
+        for k in self.painting:
             labels = torch.where(logits[:, k] > 0, values[k], labels)
         return labels
 
@@ -117,6 +120,10 @@ class Segmentation:
         b = self.encode(labels).values[:, self.first :].bool() & known[:, None]
         axes = (0, *range(2, a.ndim))
         return 2 * (a & b).sum(axes) / (a.sum(axes) + b.sum(axes))
+
+    def mean_dice(self, predicted: np.ndarray, labels: np.ndarray) -> float:
+        """Mean hard Dice over the classes that either label map ``[*S]`` shows; NaN when neither shows any."""
+        return float(self.score(torch.from_numpy(predicted)[None], torch.from_numpy(labels)[None]).nanmean())
 
 
 def soft_dice(p: Tensor, t: Tensor, weight: Tensor, first: int = 0) -> Tensor:
