@@ -1,0 +1,193 @@
+"""The loss, score and label coding of segmentation against what can be worked out voxel by voxel."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from foveate.tasks import Segmentation, Target
+from foveate.tasks.segmentation import IGNORE
+from toys import tiny_plan
+
+NESTED = {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
+BRATS = {"whole": (1, 2, 4), "core": (1, 4), "enhancing": 4}
+PARTS = {"organ": (1, 2), "left": (1,), "right": (2,)}
+SHAPES = {2: (6, 5), 3: (4, 5, 3)}
+
+in_2d_and_3d = pytest.mark.parametrize("dims", [2, 3])
+
+
+def segmentation(classes=None, dims=2):
+    return Segmentation(tiny_plan(dims, classes=classes or {"front": 1, "back": 2}))
+
+
+def draw_labels(values, dims=2, batch=2, seed=0):
+    random = np.random.default_rng(seed)
+    return torch.from_numpy(random.choice(values, (batch, *SHAPES[dims])).astype(np.uint8))
+
+
+def draw_logits(task, labels, seed=0):
+    return torch.randn(len(labels), task.channels, *labels.shape[1:], generator=torch.Generator().manual_seed(seed)) * 2
+
+
+def total(task, logits, target):
+    return sum(task.loss(logits, target).values())
+
+
+def loss_by_hand(logits, labels, members, regions):
+    """(dice, ce) of logits ``[B, K, *S]`` and labels ``[B, *S]``, one voxel after the other."""
+    known = [index for index in np.ndindex(labels.shape) if labels[index] != IGNORE]
+    channels = logits.shape[1]
+    overlap, sizes, entropy = np.zeros(channels), np.zeros(channels), 0.0
+    for b, *place in known:
+        z = logits[(b, slice(None), *place)].astype(np.float64)
+        truth = [labels[(b, *place)] in values for values in members]
+        if regions:
+            p = 1 / (1 + np.exp(-z))
+            terms = [-math.log(p[k] if truth[k] else 1 - p[k]) for k in range(channels)]
+            entropy += sum(terms) / channels
+        else:
+            truth = [not any(truth), *truth]
+            p = np.exp(z) / np.exp(z).sum()
+            entropy += -math.log(p[truth.index(True)])
+        for k in range(channels):
+            overlap[k] += p[k] * truth[k]
+            sizes[k] += p[k] + truth[k]
+    first = 0 if regions else 1
+    dice = (2 * overlap + 1e-5) / (sizes + 1e-5)
+    return 1 - dice[first:].mean(), entropy / len(known)
+
+
+@in_2d_and_3d
+@pytest.mark.parametrize("classes", [{"front": 1, "back": 2}, NESTED], ids=["classes", "regions"])
+def test_loss_equals_the_sum_over_voxels(dims, classes):
+    task = segmentation(classes, dims)
+    labels = draw_labels([0, 1, 2, 3, IGNORE], dims)
+    logits = draw_logits(task, labels)
+    terms = task.loss(logits, task.encode(labels))
+    members = [v if isinstance(v, tuple) else (v,) for v in classes.values()]
+    dice, entropy = loss_by_hand(logits.numpy(), labels.numpy(), members, classes is NESTED)
+    assert float(terms["dice"]) == pytest.approx(dice, abs=1e-5)
+    assert float(terms["ce"]) == pytest.approx(entropy, rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [None, NESTED], ids=["classes", "regions"])
+def test_ignored_voxels_teach_nothing(classes):
+    task = segmentation(classes)
+    labels = draw_labels([0, 1, 2, IGNORE])
+    logits = draw_logits(task, labels).requires_grad_()
+    total(task, logits, task.encode(labels)).backward()
+    ignored = (labels == IGNORE)[:, None].expand_as(logits)
+    assert (logits.grad[ignored] == 0).all()
+    assert (logits.grad[~ignored] != 0).all()
+
+
+def test_a_batch_without_any_known_voxel_gives_a_finite_loss_and_no_gradient():
+    task = segmentation()
+    labels = torch.full((1, 4, 4), IGNORE, dtype=torch.uint8)
+    logits = draw_logits(task, labels).requires_grad_()
+    loss = total(task, logits, task.encode(labels))
+    loss.backward()
+    assert loss.isfinite()
+    assert (logits.grad == 0).all()
+
+
+def test_a_certain_pseudo_label_is_a_label():
+    task = segmentation()
+    labels = draw_labels([0, 1, 2])
+    certain = (task.encode(labels).values - 0.5) * 200
+    pseudo = task.pseudo_label(certain)
+    logits = draw_logits(task, labels)
+    torch.testing.assert_close(task.loss(logits, pseudo), task.loss(logits, task.encode(labels)))
+
+
+@pytest.mark.parametrize("classes", [None, NESTED], ids=["classes", "regions"])
+def test_pseudo_labels_teach_only_where_the_teacher_is_sure(classes):
+    task = segmentation(classes)
+    labels = draw_labels([0, 1, 2])
+    logits = draw_logits(task, labels)
+    target = task.pseudo_label(logits, confidence=0.8)
+    for b, i, j in np.ndindex(*labels.shape):
+        p = target.values[b, :, i, j]
+        sure = bool((torch.maximum(p, 1 - p) >= 0.8).all()) if classes else bool((p >= 0.8).any())
+        assert float(target.weight[b, 0, i, j]) == float(sure)
+    assert 0 < float(target.weight.mean()) < 1
+    assert (task.pseudo_label(logits).weight == 1).all()
+
+
+@pytest.mark.parametrize("classes", [NESTED, BRATS, PARTS], ids=["nested", "brats", "parts"])
+def test_labels_survive_coding_as_regions_in_any_order(classes):
+    values = sorted({v for member in classes.values() for v in (member if isinstance(member, tuple) else (member,))})
+    labels = draw_labels([0, *values])
+    for names in itertools.permutations(classes):
+        task = segmentation({name: classes[name] for name in names})
+        certain = (task.encode(labels).values - 0.5) * 20
+        assert torch.equal(task.decode(certain), labels), names
+
+
+def test_labels_survive_coding_as_classes_whatever_their_values():
+    task = segmentation({"a": 7, "b": 3})
+    labels = draw_labels([0, 3, 7])
+    assert torch.equal(task.decode(task.encode(labels).values * 20), labels)
+
+
+def test_an_uncertain_voxel_gets_the_likeliest_class():
+    task = segmentation({"a": 7, "b": 3})
+    logits = torch.tensor([[0.0, 0.1, -1.0], [0.2, 0.1, 0.0], [0.0, 0.1, 0.3]]).T.reshape(1, 3, 3, 1)
+    assert task.decode(logits).flatten().tolist() == [7, 0, 3]
+
+
+@pytest.mark.parametrize("classes", [{"front": 1, "back": 2, "none": 5}, NESTED], ids=["classes", "regions"])
+def test_score_counts_voxels_and_is_nan_where_both_lack_the_structure(classes):
+    task = segmentation(classes)
+    labels, predicted = draw_labels([0, 1, 2, IGNORE]), draw_labels([0, 1, 2], seed=1)
+    labels[labels == 3] = predicted[predicted == 3] = 0
+    found = task.score(predicted, labels)
+    for value, members in zip(found.tolist(), classes.values(), strict=True):
+        members = members if isinstance(members, tuple) else (members,)
+        a = b = both = 0
+        for p, t in zip(predicted.flatten().tolist(), labels.flatten().tolist(), strict=True):
+            if t != IGNORE:
+                a, b, both = a + (p in members), b + (t in members), both + (p in members and t in members)
+        assert math.isnan(value) if a + b == 0 else value == pytest.approx(2 * both / (a + b))
+    assert math.isnan(found[-1])
+
+
+@in_2d_and_3d
+def test_coarser_outputs_count_half_and_see_the_mean_of_their_voxels(dims):
+    task = segmentation(dims=dims)
+    labels = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 2, IGNORE], (2, *[4] * dims)).astype(np.uint8))
+    target = task.encode(labels)
+    fine = draw_logits(task, labels)
+    middle, coarse = (torch.randn(2, task.channels, *[n] * dims) for n in (2, 1))
+
+    def seen_from(blocks):
+        """The mean over the known voxels of every block, and the known share of the block."""
+        side = 4 // blocks
+        values, weight = torch.zeros(2, task.channels, *[blocks] * dims), torch.zeros(2, 1, *[blocks] * dims)
+        for corner in itertools.product(range(blocks), repeat=dims):
+            part = (slice(None), slice(None), *[slice(c * side, (c + 1) * side) for c in corner])
+            known = target.weight[part].flatten(2)
+            cell = (slice(None), slice(None), *corner)
+            weight[cell] = known.mean(2)
+            values[cell] = (target.values[part].flatten(2) * known).sum(2) / known.sum(2).clamp_min(1e-6)
+        return Target(values, weight)
+
+    expected = (
+        total(task, fine, target) + total(task, middle, seen_from(2)) / 2 + total(task, coarse, seen_from(1)) / 4
+    ) / 1.75
+    torch.testing.assert_close(total(task, [fine, middle, coarse], target), expected)
+    torch.testing.assert_close(total(task, [fine], target), total(task, fine, target))
+
+
+def test_mixing_takes_every_voxel_from_the_side_that_the_mask_says():
+    task = segmentation()
+    one, other = (task.encode(draw_labels([0, 1, 2, IGNORE], seed=seed)) for seed in (0, 1))
+    mask = torch.rand(2, 1, *SHAPES[2]) < 0.5
+    mixed = one.mix(other, mask)
+    for b, i, j in np.ndindex(2, *SHAPES[2]):
+        source = one if mask[b, 0, i, j] else other
+        assert torch.equal(mixed.values[b, :, i, j], source.values[b, :, i, j])
+        assert torch.equal(mixed.weight[b, :, i, j], source.weight[b, :, i, j])
