@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,7 +55,8 @@ def check(data: Data, labelled: Labelled = None) -> None:
     from foveate.cohort.check import check as check_data
     from foveate.cohort.show import render
 
-    report = check_data(data, labelled=labelled)
+    with _bar("scans checked") as progress:
+        report = check_data(data, labelled=labelled, progress=progress)
     render(report, Console())
     if not report.ok:
         raise typer.Exit(1)
@@ -111,9 +114,11 @@ def predict(
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored images: slower.")] = False,
 ) -> None:
     """Segment images; each comes back on its own grid, as uint8 NIfTI (PNG for pictures)."""
-    from foveate.predict.predictor import predict_files
+    from foveate.predict.files import predict_files
 
-    for path in predict_files(run, input_, out, device=device or "auto", mirror=mirror):
+    with _bar("scans predicted") as progress:
+        paths = predict_files(run, input_, out, device=device or "auto", mirror=mirror, progress=progress)
+    for path in paths:
         typer.echo(str(path))
 
 
@@ -155,6 +160,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     _stderr().print(f"warning: {message}", style="yellow", markup=False, highlight=False)
+
+
+@contextlib.contextmanager
+def _bar(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that is told (done, in all) and is gone afterwards; none where there is no terminal."""
+    from rich.progress import Progress
+
+    console = _stderr()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _stderr() -> Console:
