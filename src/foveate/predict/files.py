@@ -94,12 +94,25 @@ def _is_channel_of(file: Path, case: str) -> bool:
 def _group(files: Sequence[Path], channels: int) -> list[Case]:
     """Files -> cases: by the name before ``_0000`` when the model has several channels or all files carry it."""
     matches = {file: CHANNEL.match(case_stem(file)) for file in files}
-    grouped: dict[str, list[Path]] = {}
     together = all(matches.values()) or (channels > 1 and any(matches.values()))
+    grouped: dict[str, dict[int, Path]] = {}
+    problems = []
     for file in files:
         match = matches[file] if together else None
-        grouped.setdefault(match["case"] if match else case_stem(file), []).append(file)
-    return [Case(name, tuple(sorted(paths)), None, name) for name, paths in sorted(grouped.items())]
+        name, number = (match["case"], int(match["channel"])) if match else (case_stem(file), 0)
+        other = grouped.setdefault(name, {}).setdefault(number, file)
+        if other is not file:
+            problems.append(Problem(str(file), "name", f"the same case as {other.name}", "one file", "Remove one."))
+    for name, paths in grouped.items():
+        if sorted(paths) != list(range(len(paths))):
+            found = ", ".join(f"{number:04d}" for number in sorted(paths))
+            fix = "Add the missing file, or number the channels from 0000."
+            problems.append(
+                Problem(str(next(iter(paths.values()))), f"channels of {name}", found, "0000, 0001, ...", fix)
+            )
+    if problems:
+        raise InputError(problems)
+    return [Case(n, tuple(p[i] for i in sorted(p)), None, n) for n, p in sorted(grouped.items())]
 
 
 def _output(case: Case, source: Path, target: Path) -> Path:

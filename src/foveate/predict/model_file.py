@@ -37,7 +37,7 @@ class Description(Strict):
     network: NetworkConfig
     plan: Plan
     weights_sha256: str
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any]
 
 
 @dataclass

@@ -91,7 +91,7 @@ class Predictor:
         return self._label(image, grid, axes, overlap)
 
     def predict_prepared(self, image: np.ndarray) -> np.ndarray:
-        """Labels of a prepared scan ``[C, *S']`` on its own grid: uint8 ``[*S']``. For scans that training has cached."""
+        """Labels of a prepared scan ``[C, *S']`` on its own grid: uint8 ``[*S']``."""
         tensor = torch.from_numpy(np.array(image, np.float32))
         return self._label(tensor, Grid.unchanged(tensor.shape[1:]), (), 0.5)
 
