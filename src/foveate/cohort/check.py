@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from foveate.cohort.cohort import Case, Cohort
-from foveate.cohort.facts import IGNORED, CaseFacts, measure_case
+from foveate.cohort.facts import IGNORED, CaseFacts, measure_case_safely
 from foveate.cohort.layouts import find_cohort, keep_labelled, read_ids
 from foveate.errors import InputError, Problem, Severity
 
@@ -98,7 +98,7 @@ def check_cohort(cohort: Cohort, workers: int | None = None, progress: Progress 
     facts: Facts = {}
     problems = list(cohort.problems)
     with ThreadPoolExecutor(workers) as pool:
-        measured = pool.map(lambda case: measure_case(case, declared, cohort.ignore), cohort.cases)
+        measured = pool.map(lambda case: measure_case_safely(case, declared, cohort.ignore), cohort.cases)
         for done, (case, (fact, found)) in enumerate(zip(cohort.cases, measured, strict=True), 1):
             problems += found
             if fact is not None:
@@ -121,7 +121,7 @@ def check_cohort(cohort: Cohort, workers: int | None = None, progress: Progress 
 
 
 def class_volumes(facts: Iterable[CaseFacts], value: int | tuple[int, ...]) -> dict[str, Any]:
-    """Cases that have a class, of how many with a label, and the range of its volume over them, in mL (pixels for pictures)."""
+    """Cases that have a class, of how many labelled ones, and the range of its volume in mL (pixels for pictures)."""
     values = value if isinstance(value, tuple) else (value,)
     volumes = [
         sum(fact.voxels.get(part, 0) for part in values) * fact.voxel_volume
@@ -253,6 +253,6 @@ def _cohort_problems(cohort: Cohort, facts: Facts) -> list[Problem]:
                 problems.append(Problem(root, f"class {name}", found, "every class in at least one label", fix))
     if len(labelled) == 1:
         found = f"one labelled case ({labelled[0].id})"
-        fix = "Training works, but no validation is claimed: nothing is left to test the model on."
-        problems.append(Problem(root, "labels", found, "five or more for a validation", fix, "warn"))
+        fix = "Training works, but no validation is claimed: every label teaches and none is left to test on."
+        problems.append(Problem(root, "labels", found, "a second one to test on", fix, "warn"))
     return problems

@@ -69,6 +69,18 @@ class CaseFacts:
         return {value: count for value, count in (self.voxels or {}).items() if value not in (0, IGNORED)}
 
 
+def measure_case_safely(
+    case: Case, channels: int | None, ignore: int | None = None
+) -> tuple[CaseFacts | None, list[Problem]]:
+    """``measure_case``; a case that does not fit into memory beside the others is named, the check goes on."""
+    try:
+        return measure_case(case, channels, ignore)
+    except MemoryError:
+        fix = "Close other programs, crop or resample the image, or use a larger machine."
+        found = "memory ran out while it was read"
+        return None, [Problem(str(case.images[0]), "size", found, "an image that fits", fix, case=case.id)]
+
+
 def measure_case(case: Case, channels: int | None, ignore: int | None = None) -> tuple[CaseFacts | None, list[Problem]]:
     """Read a case's image and label (if it has one) and return its facts, or None, and all its problems.
 

@@ -25,7 +25,13 @@ def list_images(folder: Path, root: Path, problems: list[Problem]) -> list[Path]
     if leaves(folder, root):
         problems.append(_outside(folder, root))
         return []
-    for entry in sorted(os.scandir(folder), key=lambda item: item.name):
+    try:
+        entries = sorted(os.scandir(folder), key=lambda item: item.name)
+    except OSError as error:
+        raise refuse(
+            folder, "folder", error.strerror, "a folder that can be listed", "Check its permissions."
+        ) from None
+    for entry in entries:
         path = Path(entry.path)
         if entry.name.startswith("._"):
             resource_forks.append(entry.name)

@@ -29,10 +29,11 @@ def inspect_nifti(path: Path, channels: int | None = None) -> Inspected:
         return None, error.problems
     if data is None:
         return None, problems
-    array = data.astype(np.float32)  # [X, Y, Z] or [X, Y, Z, C]; float64 beyond float32 becomes infinite
-    if (header.slope, header.intercept) != (1.0, 0.0):
-        array *= np.float32(header.slope)
-        array += np.float32(header.intercept)
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused below
+        array = data.astype(np.float32)  # [X, Y, Z] or [X, Y, Z, C]
+        if (header.slope, header.intercept) != (1.0, 0.0):
+            array *= np.float32(header.slope)
+            array += np.float32(header.intercept)
     bad = not_finite(path, array)
     if bad:
         return None, [*problems, bad]
@@ -135,8 +136,9 @@ def _container(path: Path) -> bool:
 def not_finite(path: Path, array: np.ndarray) -> Problem | None:
     """The refusal that counts NaN and infinite values, if there are any."""
     # A sum is finite exactly when all voxels are (or it overflowed, which the count then clears).
-    if np.isfinite(np.sum(array, dtype=np.float64)):
-        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.isfinite(np.sum(array, dtype=np.float64)):
+            return None
     bad = array.size - int(np.isfinite(array).sum())
     if not bad:
         return None

@@ -1,0 +1,117 @@
+"""Labels come back on the image's own grid, whole or not at all."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+from foveate.errors import FoveateError, InputError
+from foveate.io import Volume, inspect_label, read_image, write_label
+
+SHAPE = (6, 7, 8)
+ROTATED = nib.affines.from_matvec(
+    nib.eulerangles.euler2mat(0.3, 0.2, -0.1) @ np.diag([-0.7, 0.9, 3.0]), [12.5, -40, 99.125]
+)
+
+
+def labels(shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 4, shape).astype(np.uint8)
+
+
+@pytest.fixture
+def like(tmp_path: Path) -> Volume:
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.int16), ROTATED)
+    image.set_sform(ROTATED, 2)
+    image.set_qform(ROTATED, 1)
+    image.to_filename(tmp_path / "image.nii.gz")
+    return read_image([tmp_path / "image.nii.gz"])
+
+
+@pytest.mark.parametrize("name", ["out.nii.gz", "new/folder/out.nii"])
+def test_grid_values_and_type(tmp_path: Path, like: Volume, name: str) -> None:
+    write_label(tmp_path / name, labels(), like)
+    written = nib.load(tmp_path / name)
+    np.testing.assert_array_equal(written.affine, nib.load(tmp_path / "image.nii.gz").affine)
+    np.testing.assert_allclose(written.get_qform(), ROTATED, atol=1e-5)
+    assert (int(written.header["sform_code"]), int(written.header["qform_code"])) == (2, 2)
+    assert written.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asarray(written.dataobj), labels())
+    read, problems = inspect_label(tmp_path / name)
+    assert problems == []
+    np.testing.assert_array_equal(read.array[0], labels())
+
+
+def test_another_reader_sees_the_same_grid(tmp_path: Path, like: Volume) -> None:
+    write_label(tmp_path / "out.nii.gz", labels(), like)
+    image, label = (sitk.ReadImage(str(tmp_path / name)) for name in ("image.nii.gz", "out.nii.gz"))
+    assert label.GetSize() == image.GetSize()
+    np.testing.assert_allclose(label.GetOrigin(), image.GetOrigin(), atol=1e-4)
+    np.testing.assert_allclose(label.GetDirection(), image.GetDirection(), atol=1e-5)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(label).T, labels())
+
+
+def test_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 5)).save(tmp_path / "image.png")
+    write_label(tmp_path / "out.png", labels((5, 9)), read_image([tmp_path / "image.png"]))
+    with Image.open(tmp_path / "out.png") as written:
+        assert written.mode == "L"
+        np.testing.assert_array_equal(np.asarray(written), labels((5, 9)))
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_touched(tmp_path: Path, like: Volume) -> None:
+    (tmp_path / "out.png").write_bytes(b"old")
+    with pytest.raises(InputError, match=r"expected \.nii\.gz or \.nii"):
+        write_label(tmp_path / "out.png", labels(), like)
+    with pytest.raises(InputError, match="shape"):
+        write_label(tmp_path / "out.nii.gz", labels((6, 7, 9)), like)
+    with pytest.raises(InputError, match="0 to 255"):
+        write_label(tmp_path / "out.nii.gz", labels().astype(int) * 100, like)
+    assert (tmp_path / "out.png").read_bytes() == b"old"
+    assert not (tmp_path / "out.nii.gz").exists()
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np
+from foveate.io import read_image, write_label
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+like = read_image([sys.argv[1]])
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+write_label(sys.argv[2], np.arange(336, dtype=np.uint8).reshape(6, 7, 8) % 251, like)
+"""
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, like: Volume) -> None:
+    assert hasattr(resource, "RLIMIT_FSIZE")
+    out = tmp_path / "out.nii.gz"
+    write_label(out, labels(), like)
+    before = out.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "image.nii.gz"), str(out)], capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "could not be written" in done.stderr
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.nii.gz", "out.nii.gz"]
+
+
+def test_a_failing_rename_leaves_the_old_file(tmp_path: Path, like: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out.nii.gz"
+    out.write_bytes(b"old")
+
+    def fail(self: Path, target: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(FoveateError, match="what was there before is unchanged"):
+        write_label(out, labels(), like)
+    assert out.read_bytes() == b"old"
+    assert not list(tmp_path.glob(".writing-*"))
