@@ -136,9 +136,18 @@ def _picture(
         for group, colour in zip(values, colours(len(values)), strict=True):
             _outline(axes, np.isin(labels, list(group)), colour, style, thickness, order)
     if marks is not None:
-        for letter, (x, y) in zip(marks, ((0.03, 0.5), (0.97, 0.5), (0.5, 0.97), (0.5, 0.03)), strict=True):
-            letters = axes.text(
-                x, y, letter, transform=axes.transAxes, color="white", fontsize=10, ha="center", va="center"
+        # At the middle of each side, eight points inwards, however flat the picture is.
+        for letter, (x, y) in zip(marks, ((0, 0.5), (1, 0.5), (0.5, 1), (0.5, 0)), strict=True):
+            letters = axes.annotate(
+                letter,
+                (x, y),
+                (8 * (1 - 2 * x), 8 * (1 - 2 * y)),
+                xycoords="axes fraction",
+                textcoords="offset points",
+                color="white",
+                fontsize=10,
+                ha="center",
+                va="center",
             )
             letters.set_path_effects([withStroke(linewidth=2, foreground="black")])
     return _png(figure, colours=160)
