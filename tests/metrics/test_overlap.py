@@ -18,11 +18,15 @@ def test_dice_is_that_of_the_masks_taken_one_by_one(n: int, seed: int) -> None:
     np.testing.assert_allclose(dice_per_class(prediction, reference, n), expected)
 
 
-def test_blocks_join_without_a_gap() -> None:
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1, 0.0])
+def test_blocks_join_without_a_gap(share: float) -> None:
     rng = np.random.default_rng(0)
     rows, columns = rng.integers(0, 14, (2, 3 * (1 << 16) + 17)).astype(np.uint8)
+    rows[rng.random(rows.size) >= share] = 0
+    columns[rng.random(rows.size) >= share] = 0
     counts = count_pairs(rows, columns, 14)
     assert counts.sum() == rows.size
+    assert counts[0, 0] == ((rows == 0) & (columns == 0)).sum()
     assert counts[3, 5] == ((rows == 3) & (columns == 5)).sum()
 
 
