@@ -208,7 +208,8 @@ def _blur(x: Tensor, sigma: float) -> Tensor:
 def _low_resolution(x: Tensor, factor: float) -> Tensor:
     dims = x.ndim - 2
     size = [max(1, round(n / factor)) for n in x.shape[2:]]
-    small = F.interpolate(x, size=size, mode="nearest-exact")
+    # Linear on the way down too: the nearest voxel is half a voxel off at a factor of two, and the label stays.
+    small = F.interpolate(x, size=size, mode=_LINEAR[dims], align_corners=False)
     return F.interpolate(small, size=x.shape[2:], mode=_LINEAR[dims], align_corners=False)
 
 
