@@ -8,6 +8,7 @@ a millisecond), so threads fetch ahead; there are no worker processes that could
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -78,7 +79,8 @@ class Sampler:
         self.cohort, self.plan, self.augment = cohort, plan, augment
         self.labelled, self.unlabelled = list(labelled), list(unlabelled)
         self.seed, self.device = seed, device
-        self.region = tuple(int(np.ceil(n * MARGIN / 2) * 2) for n in plan.patch)
+        # As odd or even as the patch: their shared centre must be a voxel of both or a face of both.
+        self.region = tuple(n + 2 * math.ceil(n * (MARGIN - 1) / 2) for n in plan.patch)
 
     def read(self, step: int, labelled: int, unlabelled: int) -> tuple[Regions, Regions]:
         """The host part of a batch: which cases, and the regions cut out of them. Thread-safe."""
@@ -131,7 +133,7 @@ class Sampler:
                 images[(i, slice(None), *there)] = case.image[(slice(None), *here)]
                 if labels is not None:
                     labels[(i, *there)] = case.label[here]  # type: ignore[index]
-            except (OSError, ValueError, KeyError, IndexError) as error:
+            except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
                 raise FoveateError(
                     f"case {name}: its prepared scan could not be read ({type(error).__name__}: {error}). "
                     "Delete the run's prepared/ folder and continue with --resume."
