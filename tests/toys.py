@@ -10,7 +10,6 @@ from foveate.batches.grid import Grid
 from foveate.batches.prepare import _sample_voxels
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.config import AugmentConfig
-from foveate.io.volume import Volume
 
 # Nothing changes: what is cut out of a scan is what a batch holds.
 STILL = AugmentConfig(
@@ -51,9 +50,9 @@ def scan(shape: tuple[int, ...], random: np.random.Generator) -> tuple[np.ndarra
     return (labels + random.normal(0, 0.2, shape)).astype(np.float32), labels
 
 
-def prepared_case(folder: Path, name: str, image: np.ndarray, labels: np.ndarray | None, plan: Plan) -> PreparedCase:
+def prepared_case(folder: Path, name: str, image: np.ndarray, labels: np.ndarray | None) -> PreparedCase:
     """Files of one prepared case: image ``[C, *S]``, labels ``[*S]`` or None."""
-    grid = Grid.of(Volume(image, np.eye(4)), plan)
+    grid = Grid.unchanged(image.shape[1:])
     write_array(folder / f"{name}.npy", image.astype(np.float16))
     if labels is None:
         return PreparedCase(name, grid, folder / f"{name}.npy")
@@ -76,5 +75,5 @@ def toy_cohort(
     cases = {}
     for name in [f"L{i}" for i in range(labelled)] + [f"U{i}" for i in range(unlabelled)]:
         image, labels = draw(shape, random)
-        cases[name] = prepared_case(folder, name, image[None], labels if name[0] == "L" else None, plan)
+        cases[name] = prepared_case(folder, name, image[None], labels if name[0] == "L" else None)
     return PreparedCohort(cases)
