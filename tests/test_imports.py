@@ -53,7 +53,7 @@ def imported(path: Path) -> list[tuple[int, str]]:
             package, _, rest = name.partition(".")
             if package == "foveate":
                 part = rest.split(".")[0]
-                found.append((node.lineno, part if part in RANK or (SOURCE / part).exists() else "__init__"))
+                found.append((node.lineno, part if part in RANK or (part and (SOURCE / part).exists()) else "__init__"))
     return found
 
 
@@ -79,6 +79,11 @@ def test_every_part_has_its_place_in_the_order() -> None:
 def test_a_lower_folder_never_imports_a_higher_one() -> None:
     wrong = [entry for path in FILES for entry in violations(path)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_package_itself_may_be_imported_by_all(tmp_path: Path) -> None:
+    (tmp_path / "new.py").write_text("import foveate\nfrom foveate import __version__")
+    assert [part for _, part in imported(tmp_path / "new.py")] == ["__init__", "__init__"]
 
 
 @pytest.mark.parametrize(
