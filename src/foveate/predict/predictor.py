@@ -133,8 +133,8 @@ class Predictor:
 
     @property
     def _bytes_per_voxel(self) -> int:
-        """Estimate of what one voxel of input takes while a U-Net runs: six full-resolution maps, and the logits."""
-        return (2 if self.bfloat16 else 4) * 6 * self.plan.widths[0] + 4 * 3 * self.task.channels
+        """Estimate of what one voxel of input takes while a U-Net runs: eight full-resolution maps, and logits."""
+        return (2 if self.bfloat16 else 4) * 8 * self.plan.widths[0] + 4 * 3 * self.task.channels
 
     def _logits(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
         """Logits of a batch of windows in float32, averaged over mirrorings of the spatial ``axes``."""
