@@ -30,7 +30,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Each benchmark prints its table and writes it into docs/benchmarks.md; training ones take hours.
+# Each benchmark prints its table, for docs/benchmarks.md; the two that train take hours.
 bench-hippocampus: $(READY)
 	$(BIN)/python benchmarks/few_labels.py hippocampus --ceiling
 
