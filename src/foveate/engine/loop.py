@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,7 +25,8 @@ def train_step(
 ) -> dict[str, Tensor]:
     """One step of every player that the method names; returns the detached losses by name.
 
-    Autocast wraps the method's own computation only: backward and the optimisers run outside it.
+    Autocast wraps the method's own computation only: backward and the optimisers run outside it. Raises FoveateError
+    naming the batch's cases, before any weight has changed, when a loss or gradient is not finite.
     """
     logged: dict[str, Tensor] = {}
     turns = method.turns(batch, schedule.progress)
@@ -39,9 +39,16 @@ def train_step(
         optimiser = optimisers[player]
         optimiser.zero_grad(set_to_none=True)
         fabric.backward(torch.stack(list(losses.values())).sum())
-        torch.nn.utils.clip_grad_norm_(method.players()[player].parameters(), clip)
-        optimiser.step()
         logged |= {name: value.detach() for name, value in losses.items()}
+        norm = torch.nn.utils.clip_grad_norm_(method.players()[player].parameters(), clip)
+        if not (norm + sum(losses.values())).isfinite():
+            shown = ", ".join(f"{name} {float(value):.3g}" for name, value in logged.items())
+            raise FoveateError(
+                f"step {schedule.step}: the loss or its gradient is not finite ({shown}; gradient norm {norm:.3g}). "
+                f"Cases of this batch: {', '.join(batch.cases)}. The last good checkpoint is kept. Look at these scans "
+                "with `foveate check`, or train in a new folder with a lower optimiser.learning_rate."
+            )
+        optimiser.step()
     method.after_step(schedule.step)
     return logged
 
@@ -57,7 +64,7 @@ def train_loop(
 ) -> None:
     """Train until the schedule is done or ``after_step(losses)`` returns True (a request to stop).
 
-    Raises FoveateError when a loss is not finite, naming the step and the cases of its batch.
+    Raises FoveateError as ``train_step`` does.
     """
     method.train()
     method.average.eval()
@@ -67,16 +74,9 @@ def train_loop(
         for optimiser in optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = rate
-        losses = {k: float(v) for k, v in train_step(fabric, method, optimisers, batch, schedule, config.clip).items()}
-        if not all(math.isfinite(value) for value in losses.values()):
-            raise FoveateError(
-                f"step {schedule.step}: the loss is not finite ({losses}). Cases of this batch: "
-                f"{', '.join(batch.cases)}. The last good checkpoint is kept. Look at these scans with "
-                "`foveate check`, or lower optimiser.learning_rate (now "
-                f"{config.learning_rate:g})."
-            )
+        losses = train_step(fabric, method, optimisers, batch, schedule, config.clip)
         schedule.stepped(time.monotonic() - started)
-        if after_step(losses):
+        if after_step({name: float(value) for name, value in losses.items()}):
             return
         started = time.monotonic()
 
@@ -86,7 +86,9 @@ def read_ahead(sampler: Sampler, method: Method, schedule: Schedule) -> Iterator
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
         waiting: dict[int, tuple[tuple[int, int], Future[tuple[Regions, Regions]]]] = {}
         while not schedule.done:
-            shares = method.shares(sampler.plan.batch, schedule.progress)
+            size = sampler.plan.batch
+            # Without unlabelled scans every image of the batch is a labelled one, whatever the method.
+            shares = method.shares(size, schedule.progress) if sampler.unlabelled else (size, 0)
             for step in range(schedule.step, schedule.step + AHEAD + 1):
                 if step not in waiting:
                     waiting[step] = shares, pool.submit(sampler.read, step, *shares)

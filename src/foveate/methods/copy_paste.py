@@ -33,11 +33,12 @@ class CopyPaste(Method):
         pseudo.weight = pseudo.weight * self.weight(progress)
         images, weak = batch.images[:pairs], batch.weak[:pairs]
         known = Target(target.values[:pairs], target.weight[:pairs])
+        alone = Target(target.values[pairs:], target.weight[pairs:])  # of an odd batch: labelled without a partner
         inside = boxes(batch)[:pairs]  # [P, 1, *S], true = labelled
-        mixed = torch.cat([torch.where(inside, images, weak), torch.where(inside, weak, images)])
-        inward, outward = known.mix(pseudo, inside), pseudo.mix(known, inside)
-        answer = Target(torch.cat([inward.values, outward.values]), torch.cat([inward.weight, outward.weight]))
-        yield "network", self.task.loss(self.network(mixed), answer)
+        mixed = [torch.where(inside, images, weak), torch.where(inside, weak, images), batch.images[pairs:]]
+        parts = known.mix(pseudo, inside), pseudo.mix(known, inside), alone
+        answer = Target(torch.cat([part.values for part in parts]), torch.cat([part.weight for part in parts]))
+        yield "network", self.task.loss(self.network(torch.cat(mixed)), answer)
 
 
 def boxes(batch: Batch) -> Tensor:
