@@ -1,0 +1,288 @@
+"""Every method teaches the student alone, is the baseline without its unlabelled loss, and costs what it costs."""
+
+import copy
+import math
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from foveate.batches.sampler import Batch, Sampler
+from foveate.cohort.split import Split
+from foveate.config import AugmentConfig, MethodConfig, NetworkConfig, OptimiserConfig
+from foveate.engine.loop import train_loop
+from foveate.engine.schedule import Schedule
+from foveate.methods import METHODS, Supervised
+from foveate.networks import build_network
+from foveate.tasks import build_task
+from toys import tiny_plan, toy_cohort
+
+every_method = pytest.mark.parametrize("name", METHODS)
+unlabelled_method = pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.uses_unlabelled])
+RAMPED = 0.9  # progress at which every ramp is over
+
+
+def build(name, plan=None, network=None, decay=0.9, **settings):
+    plan = plan or tiny_plan(2)
+    task = build_task(plan)
+    torch.manual_seed(0)
+    network = network or build_network(NetworkConfig(), plan, task.channels)
+    return METHODS[name](network, task, MethodConfig(name=name, **settings), decay)
+
+
+def a_batch(method, plan=None, labelled=2, unlabelled=2, seed=0):
+    plan = plan or tiny_plan(2)
+    random = torch.Generator().manual_seed(seed)
+    images, weak = (torch.randn(n, 1, *plan.patch, generator=random) for n in (labelled, unlabelled))
+    labels = torch.randint(0, 3, (labelled, *plan.patch), generator=random).to(torch.uint8)
+    strong = [weak + torch.randn(weak.shape, generator=random) for _ in range(method.strong_views)]
+    return Batch(images, labels, weak, strong, seed=seed)
+
+
+def gradients(method, batch, progress=RAMPED):
+    method.zero_grad(set_to_none=True)
+    for _, losses in method.turns(batch, progress):
+        sum(losses.values()).backward()
+    return torch.cat([p.grad.flatten() for p in method.network.parameters() if p.grad is not None])
+
+
+def inputs_of(module):
+    """A list that grows by the first input of every call of ``module``."""
+    seen = []
+    module.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    return seen
+
+
+def trained(method, folder, plan, steps=6, unlabelled=3):
+    """Train for some steps; returns, per step: cases, number of images the student saw, losses."""
+    cohort = toy_cohort(folder, plan, unlabelled=unlabelled)
+    split = Split(tuple(cohort.labelled), (), tuple(cohort.unlabelled))
+    sampler = Sampler(cohort, plan, AugmentConfig(), split, 0, torch.device("cpu"))
+    seen, cases, losses = inputs_of(method.network), [], []
+    whole = sampler.batch
+    sampler.batch = lambda *args: cases.append((batch := whole(*args)).cases) or batch
+    optimisers = {key: torch.optim.AdamW(player.parameters()) for key, player in method.players().items()}
+    fabric = Fabric(accelerator="cpu", devices=1)
+    schedule = Schedule(steps, None)
+    train_loop(fabric, method, optimisers, sampler, schedule, OptimiserConfig(), lambda loss: losses.append(loss))
+    return cases, [len(x) for x in seen], losses
+
+
+@every_method
+def test_no_gradient_reaches_the_averaged_weights(name):
+    method = build(name)
+    method.average.requires_grad_(True)  # nothing but the method itself holds gradients back now
+    assert (gradients(method, a_batch(method)) != 0).any()
+    assert all(parameter.grad is None for parameter in method.average.parameters())
+
+
+@every_method
+def test_only_the_student_is_a_player(name):
+    method = build(name)
+    trained_here = {id(p) for player in method.players().values() for p in player.parameters()}
+    assert trained_here >= {id(p) for p in method.network.parameters()}
+    assert not trained_here & {id(p) for p in method.average.parameters()}
+    assert not any(parameter.requires_grad for parameter in method.average.parameters())
+
+
+@every_method
+@pytest.mark.parametrize("decay", [0.15, 0.99])
+def test_the_average_is_its_closed_form_over_parameters_and_buffers(name, decay):
+    """a_n = sum over s of (1 - d_s) prod_{k > s} d_k v_s, and prod_k d_k of the start."""
+    method = build(name, network=nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)), decay=decay)
+    values = [copy.deepcopy(method.average.state_dict())]
+    decays = [min(decay, (1 + step) / (10 + step)) for step in range(6)]
+    for step in range(6):
+        for tensor in method.network.state_dict().values():
+            tensor.copy_(torch.randn(tensor.shape) if tensor.is_floating_point() else torch.tensor(step + 1))
+        values.append(copy.deepcopy(method.network.state_dict()))
+        method.after_step(step)
+    shares = [math.prod(decays)] + [(1 - d) * math.prod(decays[step + 1 :]) for step, d in enumerate(decays)]
+    assert sum(shares) == pytest.approx(1)
+    found = method.average.state_dict()
+    assert int(found.pop("1.num_batches_tracked")) == 6
+    assert {"1.running_mean", "1.running_var"} <= set(found)
+    for key, tensor in found.items():
+        expected = sum(share * value[key] for share, value in zip(shares, values, strict=True))
+        torch.testing.assert_close(tensor, expected)
+
+
+@every_method
+def test_the_checkpoint_holds_the_averaged_weights(name):
+    method, other = build(name), build(name)
+    for tensor in method.state_dict().values():
+        tensor.copy_(torch.randn(tensor.shape))
+    other.load_state_dict(method.state_dict())
+    for key, tensor in method.average.state_dict().items():
+        assert torch.equal(other.average.state_dict()[key], tensor)
+
+
+@unlabelled_method
+def test_without_the_unlabelled_loss_a_method_is_the_baseline_bit_for_bit(name, tmp_path):
+    plan = tiny_plan(2)
+    baseline, method = build("supervised"), build(name, start=0.0, unlabelled_weight=0.0)
+    expected = trained(baseline, tmp_path, plan)
+    assert trained(method, tmp_path, plan) == expected
+    assert all(case[0] == "L" for cases in expected[0] for case in cases)
+    for key, tensor in baseline.state_dict().items():
+        assert torch.equal(method.state_dict()[key], tensor), key
+
+
+@unlabelled_method
+def test_until_the_start_a_method_is_the_baseline_bit_for_bit_and_then_no_more(name, tmp_path):
+    plan = tiny_plan(2)
+    expected = trained(build("supervised"), tmp_path, plan)
+    cases, _, losses = trained(build(name, start=0.5, ramp=0.0), tmp_path, plan)
+    assert cases[:3] == expected[0][:3]
+    assert losses[:3] == expected[2][:3]
+    assert all([case[0] for case in names] == ["L", "L", "U", "U"] for names in cases[3:])
+
+
+@every_method
+@pytest.mark.parametrize("batch", [2, 3, 4, 5])
+@pytest.mark.parametrize("unlabelled", [0, 3])
+def test_a_step_of_every_method_sends_the_same_number_of_images_through_the_student(name, batch, unlabelled, tmp_path):
+    plan = tiny_plan(2, patch=(8, 8), batch=batch)
+    _, images, _ = trained(build(name, plan, start=0.5), tmp_path, plan, steps=4, unlabelled=unlabelled)
+    assert images == [batch] * 4
+
+
+@unlabelled_method
+def test_unlabelled_images_change_what_the_student_learns(name):
+    method = build(name)
+    batch, other = a_batch(method), a_batch(method)
+    other.weak = other.weak.flip(-1)
+    other.strong = [view.flip(-1) for view in other.strong]
+    assert not torch.allclose(gradients(method, batch), gradients(method, other), rtol=1e-3, atol=1e-5)
+
+
+@unlabelled_method
+def test_the_ramp_is_in_the_loss(name):
+    method = build(name, start=0.2, ramp=0.4, unlabelled_weight=2.0)
+    assert [method.weight(progress) for progress in (0.0, 0.19)] == [0, 0]
+    assert method.weight(0.2) == pytest.approx(2 * math.exp(-5))
+    assert method.weight(0.4) == pytest.approx(2 * math.exp(-1.25))
+    assert method.weight(0.6) == method.weight(1.0) == 2.0
+    batch = a_batch(method)
+    early, middle, late = (gradients(method, batch, progress) for progress in (0.2, 0.4, 0.6))
+    assert (late - early).norm() > (late - middle).norm() > 0.01 * late.norm()
+    assert torch.equal(late, gradients(method, batch, 1.0))
+
+
+def test_the_baseline_never_asks_for_unlabelled_images():
+    method = build("supervised", start=0.0, ramp=0.0)
+    assert isinstance(method, Supervised)
+    assert method.shares(5, 1.0) == (5, 0)
+
+
+def test_the_ramp_without_length_is_a_step():
+    method = build("mean_teacher", start=0.3, ramp=0.0)
+    assert (method.weight(0.29), method.weight(0.3)) == (0.0, 1.0)
+
+
+# --- mean teacher
+
+
+def test_mean_teacher_labels_weak_views_and_teaches_strong_ones():
+    method = build("mean_teacher", unlabelled_weight=0.7)
+    with torch.no_grad():
+        for parameter in method.average.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    batch = a_batch(method, labelled=3)
+    student, teacher = inputs_of(method.network), inputs_of(method.average)
+    (_, losses), *rest = method.turns(batch, RAMPED)
+    assert not rest
+    assert torch.equal(torch.cat(student), torch.cat([batch.images, batch.strong[0]]))
+    assert torch.equal(torch.cat(teacher), batch.weak)
+
+    task = method.task
+    labelled = task.loss(method.network(batch.images), task.encode(batch.labels))
+    pseudo = task.pseudo_label(method.average(batch.weak))
+    unlabelled = task.loss(method.network(batch.strong[0]), pseudo)
+    expected = labelled | {f"unlabelled {key}": 0.7 * value for key, value in unlabelled.items()}
+    assert losses.keys() == expected.keys()
+    for key, value in losses.items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=0)
+
+
+# --- copy-paste
+
+
+class Sees(nn.Module):
+    """Logits that follow from the grey value of each voxel alone: class 1 where it is below -1.5, else class 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        below = (x < -1.5).float()
+        return self.scale * torch.cat([torch.zeros_like(x), 2 * below, 2 * (1 - below)], dim=1)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("labelled", [2, 3])
+def test_copy_paste_routes_image_and_target_of_every_voxel_from_the_same_scan(dims, labelled, monkeypatch):
+    plan = tiny_plan(dims, patch=(9, 12, 6)[:dims])
+    method = build("copy_paste", plan, Sees(), unlabelled_weight=0.6)
+    batch = a_batch(method, plan, labelled, 2)
+    for i in range(labelled):
+        batch.images[i] = 1.0 + i
+    for i in range(2):
+        batch.weak[i] = -1.0 - i  # the teacher says class 2 of the first, class 1 of the second
+    known = method.task.encode(batch.labels)
+    seen, answers = inputs_of(method.network), []
+    loss = method.task.loss
+    monkeypatch.setattr(method.task, "loss", lambda out, target: answers.append(target) or loss(out, target))
+    list(method.turns(batch, RAMPED))
+    (mixed,), (answer,) = seen, answers
+    assert len(mixed) == labelled + 2
+    pseudo = torch.softmax(torch.tensor([[0.0, 0.0, 2.0], [0.0, 2.0, 0.0]]), dim=1)
+    for row, source in enumerate([0, 1, 0, 1, *range(2, labelled)]):
+        for place in torch.ones(plan.patch).nonzero().tolist():
+            value = float(mixed[(row, 0, *place)])
+            target, weight = answer.values[(row, slice(None), *place)], float(answer.weight[(row, 0, *place)])
+            if value > 0:
+                assert value == 1 + source
+                assert torch.equal(target, known.values[(source, slice(None), *place)])
+                assert weight == 1
+            else:
+                assert value == -1 - source
+                torch.testing.assert_close(target, pseudo[source])
+                assert weight == pytest.approx(0.6)
+    from_labelled = mixed[:, 0] > 0
+    assert torch.equal(from_labelled[:2], ~from_labelled[2:4])  # what one mixture takes, the other leaves
+    assert from_labelled[4:].all()
+    inside = math.prod(int(n * 2 / 3) for n in plan.patch)
+    assert from_labelled[:2].flatten(1).sum(1).tolist() == [inside] * 2
+    for box in from_labelled[:2]:  # one solid box
+        places = box.nonzero()
+        assert (places.amax(0) - places.amin(0) + 1).prod() == inside
+
+
+def test_boxes_follow_from_the_batch_and_reach_every_border():
+    method = build("copy_paste", network=Sees())
+    reached = torch.zeros(16, 16)
+    for seed in range(40):
+        batch = a_batch(method, seed=seed)
+        batch.images[:], batch.weak[:] = 1.0, -1.0
+        seen = inputs_of(method.network)
+        list(method.turns(batch, RAMPED))
+        list(method.turns(batch, RAMPED))
+        assert torch.equal(seen[0], seen[1])
+        method.network._forward_pre_hooks.clear()
+        reached += seen[0][0, 0] > 0
+    assert all((reached > 0).any(axis).all() for axis in (0, 1))
+    assert reached[8, 8] == 40
+
+
+def test_confidence_keeps_uncertain_voxels_out(monkeypatch):
+    for name in ("mean_teacher", "copy_paste"):
+        method = build(name, network=Sees(), confidence=0.9)  # Sees is sure to 0.79
+        answers = []
+        loss = method.task.loss
+        monkeypatch.setattr(method.task, "loss", lambda out, target: answers.append(target) or loss(out, target))  # noqa: B023
+        list(method.turns(a_batch(method), RAMPED))
+        weights = torch.cat([answer.weight for answer in answers])
+        assert set(weights.unique().tolist()) == {0.0, 1.0}, name
