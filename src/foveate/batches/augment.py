@@ -11,7 +11,7 @@ size, so that a rotation stays a rotation on patches of unequal sides and anisot
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -178,7 +178,7 @@ def to_device(params: Geometry | Intensity, device: torch.device) -> None:
             setattr(params, name, value.to(device, non_blocking=True))
 
 
-def _per_image(x: Tensor, chosen: Tensor, values: Tensor, change) -> Tensor:
+def _per_image(x: Tensor, chosen: Tensor, values: Tensor, change: Callable[[Tensor, float], Tensor]) -> Tensor:
     """Apply ``change(image [1, C, *S], value)`` to the chosen images only: most are left alone."""
     images = list(x.split(1))
     for i in chosen.nonzero()[:, 0].tolist():

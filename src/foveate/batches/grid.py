@@ -54,6 +54,13 @@ class Grid:
         affine = tuple(tuple(float(v) for v in row) for row in np.asarray(volume.affine))
         return cls(tuple(volume.shape), affine, order, flips, canonical, prepared)
 
+    @classmethod
+    def unchanged(cls, shape: Sequence[int]) -> Grid:
+        """The grid of an array that is not reoriented or resampled."""
+        shape, dims = tuple(shape), len(shape)
+        affine = tuple(tuple(float(v) for v in row) for row in np.eye(4))
+        return cls(shape, affine, tuple(range(dims)), (False,) * dims, shape, shape)
+
     @property
     def spacing(self) -> tuple[float, ...]:
         """Voxel size of the prepared array in mm (pixels for pictures), exact, within rounding of the plan's."""

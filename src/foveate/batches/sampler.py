@@ -27,6 +27,7 @@ from foveate.batches.augment import (
 )
 from foveate.batches.prepare import PreparedCase, PreparedCohort
 from foveate.cohort.plan import Plan
+from foveate.cohort.split import Split
 from foveate.config import AugmentConfig
 from foveate.errors import FoveateError
 
@@ -63,7 +64,8 @@ class Regions:
 class Sampler:
     """Draws batches for a plan from prepared cases.
 
-    labelled, unlabelled: case ids to draw from. Raises FoveateError that names the case when a scan cannot be read.
+    Labelled images are drawn from ``split.train``, unlabelled ones from ``split.unlabelled``. Raises FoveateError that
+    names the case when a scan cannot be read.
     """
 
     def __init__(
@@ -71,13 +73,12 @@ class Sampler:
         cohort: PreparedCohort,
         plan: Plan,
         augment: AugmentConfig,
-        labelled: Sequence[str],
-        unlabelled: Sequence[str],
+        split: Split,
         seed: int,
         device: torch.device,
     ) -> None:
         self.cohort, self.plan, self.augment = cohort, plan, augment
-        self.labelled, self.unlabelled = list(labelled), list(unlabelled)
+        self.labelled, self.unlabelled = list(split.train), list(split.unlabelled)
         self.seed, self.device = seed, device
         # As odd or even as the patch: their shared centre must be a voxel of both or a face of both.
         self.region = tuple(n + 2 * math.ceil(n * (MARGIN - 1) / 2) for n in plan.patch)
@@ -130,9 +131,9 @@ class Sampler:
                 case = self.cohort[name]
                 centre = _centre(case, self.plan.patch, random, with_labels)
                 here, there = _overlap(centre, case.image.shape[1:], self.region)
-                images[(i, slice(None), *there)] = case.image[(slice(None), *here)]
+                images[i][(slice(None), *there)] = case.image[(slice(None), *here)]
                 if labels is not None:
-                    labels[(i, *there)] = case.label[here]  # type: ignore[index]
+                    labels[i][there] = case.label[here]  # type: ignore[index]
             except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
                 raise FoveateError(
                     f"case {name}: its prepared scan could not be read ({type(error).__name__}: {error}). "

@@ -8,8 +8,7 @@ machine at hand gets through, so that a laptop trains a smaller picture of the s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,23 +26,23 @@ class Budget:
     """What a machine can take.
 
     voxels: per training step, batch times patch. width: channels of the first stage. widest: of any stage.
-    view: a scan holds at most this many patches; beyond, voxels are planned coarser (at most by ``coarser``).
+    scan: voxels that a scan may hold; beyond, voxels are planned coarser (at most by the factor ``coarser``).
     """
 
     voxels: int
     width: int
     widest: int
-    view: float
+    scan: int
     coarser: float
 
     def scaled(self, factor: float) -> Budget:
-        """The same machine with ``factor`` times the voxels per step."""
-        return Budget(max(int(self.voxels * factor), 4096), self.width, self.widest, self.view, self.coarser)
+        """The same machine with ``factor`` times the voxels per step; scans keep their resolution."""
+        return replace(self, voxels=max(int(self.voxels * factor), 4096))
 
 
 # CPU: about half a second a step on two cores with bfloat16. GPU: about 12 GiB.
-CPU = Budget(voxels=412_000, width=16, widest=256, view=1.5, coarser=3.0)
-GPU = Budget(voxels=4_000_000, width=32, widest=320, view=12.0, coarser=2.0)
+CPU = Budget(voxels=412_000, width=16, widest=256, scan=310_000, coarser=3.0)
+GPU = Budget(voxels=4_000_000, width=32, widest=320, scan=24_000_000, coarser=2.0)
 
 
 def make_plan(cohort: Cohort, fingerprint: Fingerprint, budget: Budget, mirror: str | list[int] = "auto") -> Plan:
@@ -54,7 +53,7 @@ def make_plan(cohort: Cohort, fingerprint: Fingerprint, budget: Budget, mirror: 
     spacing = np.array(fingerprint.spacing)
     shape = np.array(fingerprint.shape, float)
     least = 4 if cohort.dims == 2 else 2  # samples per step
-    coarser = (shape.prod() / (budget.view * budget.voxels / least)) ** (1 / cohort.dims)
+    coarser = (shape.prod() / budget.scan) ** (1 / cohort.dims)
     coarser = float(np.clip(coarser, 1.0, budget.coarser))
     # Coarsen the fine axes first: the target grows towards isotropic voxels.
     target = np.maximum(spacing, spacing.min() * coarser)
@@ -76,11 +75,9 @@ def make_plan(cohort: Cohort, fingerprint: Fingerprint, budget: Budget, mirror: 
     )
 
 
-def _patch(
-    shape: Sequence[float], spacing: Sequence[float], voxels: int
-) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+def _patch(shape: np.ndarray, spacing: np.ndarray, voxels: int) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """Patch of the scan's proportions with at most about ``voxels``, and the strides of a network that fits it."""
-    size = np.array(shape, float)
+    size = shape.copy()
     while True:
         strides = _strides(size, spacing)
         divisor = np.prod(strides, axis=0)
@@ -90,13 +87,12 @@ def _patch(
             patch = np.maximum(np.floor(size / divisor), 1) * divisor
         if patch.prod() <= voxels or (patch <= divisor).all():
             return tuple(int(n) for n in patch), strides
-        longest = int(np.argmax(size * np.asarray(spacing)))
+        longest = int(np.argmax(size * spacing))
         size[longest] *= 0.95
 
 
-def _strides(size: Sequence[float], spacing: Sequence[float]) -> tuple[tuple[int, ...], ...]:
+def _strides(size: np.ndarray, spacing: np.ndarray) -> tuple[tuple[int, ...], ...]:
     """Pool every axis by two while it keeps SMALLEST voxels and is not much coarser than the finest one."""
-    size, spacing = np.array(size, float), np.array(spacing, float)
     strides = [(1,) * len(size)]
     while len(strides) < 6:
         fine = spacing < spacing.min() * ANISOTROPIC

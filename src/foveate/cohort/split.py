@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Literal
 
 from foveate.cohort.cohort import Cohort
+from foveate.errors import refuse
 
-FEWEST = 5  # labelled cases below which none is held back
-SHARE = 5  # one patient in five is held back
+FEWEST = 20  # labelled cases from which "auto" holds some back
+SHARE = 10  # one patient in ten is held back then
 
 
 @dataclass(frozen=True)
@@ -25,30 +27,38 @@ class Split:
     notes: tuple[str, ...] = ()
 
 
-def split_cases(cohort: Cohort, seed: int, validation: bool = True) -> Split:
-    """Hold back about a fifth of the patients with labelled cases, at least one; the same for the same seed.
+def split_cases(cohort: Cohort, seed: int, validation: Literal["auto"] | int = "auto") -> Split:
+    """Hold back the labelled cases of ``validation`` patients; the same ones for the same seed.
 
-    With fewer than five labelled cases, or all of one patient, nothing is held back and ``notes`` says so.
+    "auto" holds back a tenth of the patients from twenty labelled cases on. With fewer, every label is worth more in
+    training: nothing chooses by validation here, so it would only be a number to look at, and a rough one.
+
+    Raises InputError when no labelled case would be left to teach.
     """
     labelled = sorted(cohort.labelled, key=lambda case: case.id)
     patients = sorted({case.patient for case in labelled})
-    everything = tuple(case.id for case in labelled)
     unlabelled = sorted(cohort.unlabelled, key=lambda case: case.id)
-    note = ""
-    if not validation:
-        note = "Validation is switched off: every labelled case teaches."
-    elif len(labelled) < FEWEST:
-        cases = "one labelled case" if len(labelled) == 1 else f"{len(labelled)} labelled cases"
-        note = f"No validation: {cases}, fewer than {FEWEST}. Every labelled case teaches; no score is claimed."
-    elif len(patients) < 2:
-        note = "No validation: all labelled cases belong to one patient. No score is claimed."
-    if note:
-        return Split(everything, (), tuple(case.id for case in unlabelled), (note,))
-    chosen = set(random.Random(f"split {seed}").sample(patients, max(1, round(len(patients) / SHARE))))
-    kept_out = [case.id for case in unlabelled if case.patient in chosen]
     notes = []
-    if kept_out:
-        notes.append(f"{len(kept_out)} unlabelled cases are left out: their patients are held back for validation.")
+    if validation == "auto":
+        enough = len(labelled) >= FEWEST and len(patients) > 1
+        count = max(1, round(len(patients) / SHARE)) if enough else 0
+        if not enough:
+            cases = "one labelled case teaches" if len(labelled) == 1 else f"all {len(labelled)} labelled cases teach"
+            hint = "" if len(patients) < 2 else " Hold some back with --set validation=N."
+            notes.append(f"No validation, so no score is claimed: {cases}.{hint}")
+    else:
+        count = validation
+    if not 0 <= count < max(len(patients), 1):
+        raise refuse(
+            "configuration",
+            "validation",
+            count,
+            f"0 to {len(patients) - 1}, as there are {len(patients)} patients with labels",
+            "Some patients must be left to teach.",
+        )
+    chosen = set(random.Random(f"split {seed}").sample(patients, count))
+    if kept_out := sum(case.patient in chosen for case in unlabelled):
+        notes.append(f"{kept_out} unlabelled cases are left out: their patients are held back for validation.")
     return Split(
         train=tuple(case.id for case in labelled if case.patient not in chosen),
         validation=tuple(case.id for case in labelled if case.patient in chosen),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from lightning_fabric import Fabric
@@ -17,6 +18,7 @@ def launch(settings: Config) -> Fabric:
     """
     device = pick_device(settings.device)
     half = settings.precision == "bfloat16" or (settings.precision == "auto" and bfloat16_pays(device))
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what it would say is in the run's records
     fabric = Fabric(
         accelerator=device.type,
         devices=1 if device.index is None else [device.index],

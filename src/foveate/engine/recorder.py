@@ -59,9 +59,7 @@ class Recorder:
             seconds_left=schedule.seconds_left,
         )
         if self.validate and schedule.progress * VALIDATIONS >= self.validations + 1:
-            self.validations = int(schedule.progress * VALIDATIONS)
-            self.dice = self.validate()
-            self.folder.log({"step": schedule.step, "seconds": round(schedule.elapsed, 2), "dice": self.dice})
+            self._validate(int(schedule.progress * VALIDATIONS))
         if schedule.step % LOG_EVERY == 0:
             self.log()
         if self.stop.requested:
@@ -90,6 +88,18 @@ class Recorder:
         """Everything that the run needs to go on as if nothing had happened."""
         self.folder.save(self.schedule.step, self.state())
         self.saved_at = time.monotonic()
+
+    def finish(self) -> None:
+        """The last validation, log line and checkpoint."""
+        if self.validate and self.validations < VALIDATIONS:
+            self._validate(VALIDATIONS)
+        self.log()
+        self.save()
+
+    def _validate(self, count: int) -> None:
+        assert self.validate is not None
+        self.validations, self.dice = count, self.validate()
+        self.folder.log({"step": self.schedule.step, "seconds": round(self.schedule.elapsed, 2), "dice": self.dice})
 
     def state(self) -> dict[str, Any]:
         return {

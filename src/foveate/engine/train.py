@@ -5,19 +5,17 @@ The way from here to the gradient: train -> train_loop -> train_step -> Method.t
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch.optim import AdamW, Optimizer
 
-from foveate.batches.prepare import PreparedCohort, prepare_cohort
+from foveate.batches.prepare import prepare_cohort
 from foveate.batches.sampler import Sampler
 from foveate.cohort.check import CheckReport, check
-from foveate.cohort.cohort import Cohort
 from foveate.cohort.fingerprint import fingerprint
 from foveate.cohort.plan import Plan
 from foveate.cohort.split import split_cases
@@ -30,17 +28,18 @@ from foveate.engine.recorder import Recorder
 from foveate.engine.run import RunFolder
 from foveate.engine.schedule import Schedule
 from foveate.engine.signals import stop_signals
+from foveate.engine.validation import Validation
 from foveate.errors import refuse
 from foveate.methods import METHODS, Method
 from foveate.networks import build_network
 from foveate.predict.model_file import save_model
 from foveate.predict.predictor import Predictor
 from foveate.report.run import write_run_report
-from foveate.tasks import Segmentation, build_task
+from foveate.tasks import build_task
 from foveate.text import closest
 
 DEFAULT_MINUTES = 60.0
-CLOSING = 0.02  # share of the bound that is kept for the last validation, the model and the report
+CLOSING = 0.02  # share of the bound that is kept for the model and the report
 
 
 def train(
@@ -66,15 +65,19 @@ def train(
     neither is given. The other names are those of the command line; ``set`` takes "key=value" strings.
 
     Returns the run folder. Raises InputError when data, configuration or run folder are not usable, Stopped after
-    SIGTERM or SIGINT (with a checkpoint saved), FoveateError for a full disk, too little memory or a loss that is not finite.
+    SIGTERM or SIGINT (with a checkpoint saved), FoveateError for a full disk, too little memory or a loss that is
+    not finite.
     """
     started = time.monotonic()
-    with RunFolder(run, resume=resume) as folder, stop_signals() as stop:
-        base = folder.config() if folder.resumed else None
+    with (
+        RunFolder(run, resume=resume) as folder,
+        stop_signals() as stop,
+        TrainingProgress(quiet=quiet) as progress,
+    ):
         settings = load_config(
             Path(config) if config else None,
             set,
-            base=base,
+            base=folder.config() if folder.resumed else None,
             minutes=minutes,
             steps=steps,
             method=method,
@@ -87,62 +90,40 @@ def train(
         kind = method_class(settings)
         report = check(data, labelled=labelled)
         report.raise_if_refused()
+        for problem in report.problems:
+            progress.note(str(problem))
         fabric = launch(settings)
         plan = settle_plan(folder, fabric, report, settings)
-        with TrainingProgress(quiet=quiet) as progress:
-            for problem in report.problems:
-                progress.note(f"{problem.severity}: {problem}")
-            cohort = report.cohort
-            split = split_cases(cohort, settings.seed, settings.validation)
-            for note in split.notes:
-                progress.note(note)
-            prepared = prepare(folder, cohort, plan, settings, progress)
-            task, training = assemble(fabric, plan, settings, kind)
-            optimisers = {
-                name: torch.optim.AdamW(
-                    player.parameters(),
-                    lr=settings.optimiser.learning_rate,
-                    weight_decay=settings.optimiser.weight_decay,
-                )
-                for name, player in training.players().items()
-            }
-            seconds = settings.minutes * 60 * (1 - CLOSING) if settings.minutes else None
-            schedule = Schedule(settings.steps, seconds, spent=time.monotonic() - started)
-            sampler = Sampler(
-                prepared,
-                plan,
-                settings.augment,
-                split.train,
-                [case.id for case in cohort.unlabelled],
-                settings.seed,
-                fabric.device,
-            )
-            predictor = Predictor(training.average, task, plan, device=fabric.device, precision=settings.precision)
-            score = Validation(predictor, task, prepared, split.validation)
-            recorder = Recorder(
-                folder,
-                schedule,
-                training,
-                optimisers,
-                progress,
-                stop,
-                settings.checkpoint_seconds,
-                score if split.validation else None,
-            )
-            checkpoint = folder.restore()
-            if checkpoint:
-                recorder.restore(checkpoint[1])
-                progress.note(f"Continuing from step {checkpoint[0]}.")
-            try:
-                train_loop(fabric, training, optimisers, sampler, schedule, settings.optimiser, recorder)
-            except RuntimeError as error:
-                if out_of_memory(error):
-                    raise explain_out_of_memory(fabric, plan, settings.network) from error
-                raise
-            recorder.log()
-            recorder.save()
-            save_model(folder.path / "model", settings.network, plan, training.average.state_dict())
-            write_run_report(folder, predictor, prepared, split, report)
+        split = split_cases(report.cohort, settings.seed, settings.validation)
+        for note in split.notes:
+            progress.note(note)
+        cache = Path(settings.cache) if settings.cache else folder.path / "prepared"
+        prepared = prepare_cohort(report.cohort, plan, cache, workers(), progress.preparing)
+
+        method_ = assemble(fabric, plan, settings, kind)
+        optimisers = build_optimisers(method_, settings)
+        seconds = settings.minutes * 60 * (1 - CLOSING) if settings.minutes else None
+        schedule = Schedule(settings.steps, seconds, spent=time.monotonic() - started)
+        sampler = Sampler(prepared, plan, settings.augment, split, settings.seed, fabric.device)
+        predictor = Predictor(method_.average, method_.task, plan, device=fabric.device, precision=settings.precision)
+        validate = Validation(predictor, prepared, split.validation) if split.validation else None
+        recorder = Recorder(
+            folder, schedule, method_, optimisers, progress, stop, settings.checkpoint_seconds, validate
+        )
+        if checkpoint := folder.restore():
+            recorder.restore(checkpoint[1])
+            progress.note(f"Continuing from step {checkpoint[0]}.")
+        try:
+            train_loop(fabric, method_, optimisers, sampler, schedule, settings.optimiser, recorder)
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise explain_out_of_memory(fabric, plan, settings.network) from error
+            raise
+        recorder.finish()
+        save_model(
+            folder.path / "model", settings.network, {"name": "segmentation"}, plan, method_.average.state_dict()
+        )
+        write_run_report(folder.path, predictor, prepared, split)
     return folder.path
 
 
@@ -159,46 +140,33 @@ def settle_plan(folder: RunFolder, fabric: Fabric, report: CheckReport, settings
     data = {case: {"image": facts.sha256, "label": facts.label_sha256} for case, facts in report.facts.items()}
     if folder.resumed:
         plan = folder.plan()
-        folder.verify(config=settings, plan=plan, data=data)
+        folder.verify(config=settings, plan=plan, classes=report.cohort.classes, data=data)
         return plan
     if (folder.path / "plan.json").exists():
         plan = folder.plan()
+        if dict(plan.classes) != dict(report.cohort.classes):
+            raise refuse(
+                folder.path / "plan.json",
+                "classes",
+                plan.classes,
+                f"those of the dataset, {report.cohort.classes}",
+                "Correct plan.json, or remove it to have a new one made.",
+            )
     else:
         plan = fit_plan(fabric, report.cohort, fingerprint(report), settings)
-    folder.begin(settings, plan, data, device=str(fabric.device), precision=fabric._precision.precision)
+    folder.begin(settings, plan, data, device=str(fabric.device))
     return plan
 
 
-def prepare(
-    folder: RunFolder, cohort: Cohort, plan: Plan, settings: Config, progress: TrainingProgress
-) -> PreparedCohort:
-    """Every scan, prepared and cached in the run folder, or in ``settings.cache`` to share it between runs."""
-    cache = Path(settings.cache) if settings.cache else folder.path / "prepared"
-    return prepare_cohort(cohort, plan, cache, workers(), progress.preparing)
-
-
-def assemble(fabric: Fabric, plan: Plan, settings: Config, kind: type[Method]) -> tuple[Segmentation, Method]:
-    """The task and the method around a fresh network whose weights follow from the seed alone."""
+def assemble(fabric: Fabric, plan: Plan, settings: Config, kind: type[Method]) -> Method:
+    """The method around a fresh network whose weights follow from the seed alone."""
     task = build_task(plan)
     torch.manual_seed(settings.seed)
     network = build_network(settings.network, plan, task.channels)
-    return task, kind(network, task, settings.method, settings.optimiser.ema).to(fabric.device)
+    return kind(network, task, settings.method, settings.optimiser.ema).to(fabric.device)
 
 
-class Validation:
-    """Mean Dice of the averaged weights on held-back cases, on the prepared grid; it is shown and chooses nothing."""
-
-    def __init__(
-        self, predictor: Predictor, task: Segmentation, prepared: PreparedCohort, cases: Iterable[str]
-    ) -> None:
-        self.predictor, self.task, self.prepared, self.cases = predictor, task, prepared, list(cases)
-
-    def __call__(self) -> float:
-        scores = []
-        for name in self.cases:
-            case = self.prepared[name]
-            predicted = self.predictor.predict_prepared(torch.from_numpy(np.array(case.image)).float())
-            label = torch.from_numpy(np.array(case.label))[None]
-            scores.append(self.task.score(predicted[None].cpu(), label))
-        mean = float(torch.stack(scores).nanmean(0).nanmean())
-        return mean if math.isfinite(mean) else 0.0
+def build_optimisers(method: Method, settings: Config) -> dict[str, Optimizer]:
+    """AdamW for every player; the loop sets the learning rate of each step."""
+    rate, decay = settings.optimiser.learning_rate, settings.optimiser.weight_decay
+    return {name: AdamW(player.parameters(), lr=rate, weight_decay=decay) for name, player in method.players().items()}

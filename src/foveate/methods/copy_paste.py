@@ -49,5 +49,5 @@ def boxes(batch: Batch) -> Tensor:
     generator = torch.Generator().manual_seed(batch.seed)
     for i in range(len(mask)):
         corner = [int(torch.randint(n - int(n * SIDE) + 1, (1,), generator=generator)) for n in size]
-        mask[(i, 0, *[slice(c, c + int(n * SIDE)) for c, n in zip(corner, size, strict=True)])] = True
+        mask[i, 0][tuple(slice(c, c + int(n * SIDE)) for c, n in zip(corner, size, strict=True))] = True
     return mask.to(batch.images.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,7 +139,7 @@ def soft_dice(p: Tensor, t: Tensor, weight: Tensor, first: int = 0) -> Tensor:
 
 
 def _coarser(target: Target, size: torch.Size) -> Target:
-    pool = F.adaptive_avg_pool2d if len(size) == 2 else F.adaptive_avg_pool3d
+    pool: Any = F.adaptive_avg_pool2d if len(size) == 2 else F.adaptive_avg_pool3d
     weight = pool(target.weight, size)
     values = pool(target.values * target.weight, size) / weight.clamp_min(1e-6)
     return Target(values, weight)

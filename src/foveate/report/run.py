@@ -1,0 +1,80 @@
+"""The page of a training run: what it learned from, how training went, and pictures of what it now predicts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foveate.batches.cache import PreparedCase, PreparedCohort
+from foveate.cohort.split import Split
+from foveate.predict.predictor import Predictor
+from foveate.report.page import ReportCase, write_report
+
+PICTURES = 6  # cases shown
+
+
+def write_run_report(run: Path, predictor: Predictor, prepared: PreparedCohort, split: Split) -> Path:
+    """Write ``run/report.html`` from the run's records and predictions on prepared scans; returns its path.
+
+    Held-back cases are shown where there are some; else a few training and unlabelled cases, marked as such, whose
+    pictures show that training worked and not how well the model does on new scans.
+    """
+    records = read_log(run)
+    provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+    notes = list(split.notes)
+    if split.validation:
+        shown = [(name, "held back: not used in training") for name in split.validation[:PICTURES]]
+    else:
+        notes.append("The scans below were part of the training. How good the model is on new scans is not known yet.")
+        half = PICTURES // 2
+        shown = [(name, "labelled: used in training") for name in split.train[:half]]
+        shown += [(name, "unlabelled: its label was not known") for name in split.unlabelled[:half]]
+    plan = predictor.plan
+    summary = {
+        "labelled": len(split.train),
+        "unlabelled": len(split.unlabelled),
+        "held back": len(split.validation),
+        "method": provenance["config"]["method"]["name"],
+        "network": provenance["config"]["network"]["name"],
+        "voxel size": " x ".join(f"{s:g}" for s in plan.spacing),
+        "patch": " x ".join(map(str, plan.patch)),
+        "batch": plan.batch,
+        "steps": max((record["step"] for record in records), default=0),
+        "validation Dice": next((r["dice"] for r in reversed(records) if r.get("dice") is not None), None),
+    }
+    return write_report(
+        run,
+        title="Foveate training run",
+        subtitle=run.resolve().name,
+        notes=notes,
+        table=[summary],
+        curves={summary["method"]: records},
+        cases=[_picture(prepared[name], caption, predictor) for name, caption in shown],
+        classes=plan.classes,
+        command=" ".join(provenance["command"]),
+        provenance={"seed": provenance["seed"], "cases": len(provenance["data"]), **provenance["versions"]},
+    )
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The records of a run's log.jsonl, oldest first; a line that a kill cut short is left out."""
+    records = []
+    for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def _picture(case: PreparedCase, caption: str, predictor: Predictor) -> ReportCase:
+    image = np.asarray(case.image, np.float32)
+    predicted = predictor.predict_prepared(image)
+    label = None if case.label is None else np.array(case.label)
+    dice = None if label is None else predictor.task.mean_dice(predicted, label)
+    # Prepared volumes lie in canonical orientation, so their affine is the spacing alone.
+    affine = np.diag([*case.spacing, 1.0]) if len(case.spacing) == 3 else None
+    return ReportCase(case.id, image[0], case.spacing, label, predicted, dice, caption, affine)
