@@ -61,7 +61,7 @@ def measure_step(fabric: Fabric, plan: Plan, config: NetworkConfig) -> float:
         with fabric.autocast():
             loss = torch.stack(list(task.loss(network(images), target).values())).sum()
         loss.backward()
-        float(loss)  # waits for the device
+        float(loss.detach())  # waits for the device
         times.append((clock() - started) / share)
     return min(times[1:])
 
@@ -70,6 +70,7 @@ def explain_out_of_memory(fabric: Fabric, plan: Plan, config: NetworkConfig) -> 
     """The error to raise when training ran out of memory: names a batch or patch that was tried and fits."""
     if fabric.device.type == "cuda":
         torch.cuda.empty_cache()
+    advice = "Not even a batch of one smallest patch fits: use a device with more memory."
     tried, divisor = plan, [math.prod(axis) for axis in zip(*plan.strides, strict=True)]
     while tried.batch > 1 or any(n > d for n, d in zip(tried.patch, divisor, strict=True)):
         if tried.batch > 1:
@@ -83,12 +84,13 @@ def explain_out_of_memory(fabric: Fabric, plan: Plan, config: NetworkConfig) -> 
             if not out_of_memory(error):
                 raise
             continue
+        advice = (
+            f"Tried just now, and fits: batch {tried.batch}, patch {list(tried.patch)}. Put a plan.json with these "
+            "values into a new run folder and train there."
+        )
         break
-    return FoveateError(
-        f"out of memory on {fabric.device} with plan.json batch {plan.batch} and patch {list(plan.patch)}. "
-        f"Tried just now, and fits: batch {tried.batch}, patch {list(tried.patch)}. Put a plan.json with these values "
-        "into a new run folder and train there."
-    )
+    found = f"out of memory on {fabric.device} with plan.json batch {plan.batch} and patch {list(plan.patch)}"
+    return FoveateError(f"{found}. {advice}")
 
 
 def out_of_memory(error: BaseException) -> bool:
