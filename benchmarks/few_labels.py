@@ -191,16 +191,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--labels", type=int, default=8, help="how many: the list labelled_N.txt")
     parser.add_argument("--ceiling", action="store_true", help="also supervised, with every label")
     parser.add_argument("--threads", type=int, default=cores())
-    parser.add_argument("--work", type=Path, default=RUNS)
+    parser.add_argument("--work", type=Path, default=RUNS, help="folder for datasets, cache and runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the rows")
     parser.add_argument("--dry-run", action="store_true", help="list the runs that are still to do")
     parser.add_argument("--only-table", action="store_true", help="write the table of the rows that are there")
+    parser.add_argument("--no-docs", action="store_true", help="print the table only")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse()
     dataset, labels = arguments.dataset, arguments.labels
-    results = RESULTS / f"{dataset}.csv"
+    results = arguments.results / f"{dataset}.csv"
     if not arguments.only_table:
         data = arguments.data or data_folder(dataset)
         bench = Bench(dataset, data.resolve(), arguments.work.resolve(), labels, arguments.threads)
@@ -219,8 +221,9 @@ def main() -> None:
             print(f"{run.name}: Dice {row['dice']:.4f}, HD95 {row['hd95_mm']:.2f} mm, {row['steps']} steps", flush=True)
     text = render(read_rows(results), list(CLASSES[dataset]), labels, arguments.minutes)
     print(text)
-    write_section(dataset.replace("_", "-"), text)
-    print(f"\nWritten to {DOCS.relative_to(ROOT)}")
+    if not arguments.no_docs:
+        write_section(dataset.replace("_", "-"), text)
+        print(f"\nWritten to {DOCS.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import math
 import os
@@ -26,6 +25,9 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
+
+import psutil
 
 from common import ROOT, RUNS, commit, cores, data_folder, machine, markdown_table, write_section
 from foveate.cohort.layouts import read_ids
@@ -38,6 +40,13 @@ DATASET = "Dataset004_Hippocampus"
 LOG = RUNS / "throughput.log"
 WARM_UP = 3  # steps
 Table = list[list[str]]
+
+
+class Turn(NamedTuple):
+    """Seconds per step: of the clock, and of processors, which hardly depends on what else runs."""
+
+    wall: float
+    processor: float
 
 
 class Side:
@@ -56,18 +65,25 @@ class Side:
         self.facts = json.loads(self._line())
         self.steps(WARM_UP)
 
-    def steps(self, number: int) -> list[float]:
-        """Seconds of each of ``number`` steps, after one that may have begun before."""
+    def steps(self, number: int) -> Turn:
+        """A turn of ``number`` steps, after one that may have begun before and does not count."""
         assert self.process.stdout is not None
         while select.select([self.process.stdout], [], [], 0)[0]:  # printed just before the stop
             self._line()
         os.killpg(self.process.pid, signal.SIGCONT)
-        times = []
-        for _ in range(number + 1):
+        self._line()
+        started, busy = time.monotonic(), self._processor_seconds()
+        for _ in range(number):
             self._line()
-            times.append(time.monotonic())
+        wall, busy = time.monotonic() - started, self._processor_seconds() - busy
         os.killpg(self.process.pid, signal.SIGSTOP)
-        return [after - before for before, after in itertools.pairwise(times)]
+        return Turn(wall / number, busy / number)
+
+    def _processor_seconds(self) -> float:
+        """User and system time so far, of all threads and of augmentation workers."""
+        leader = psutil.Process(self.process.pid)
+        times = [process.cpu_times() for process in (leader, *leader.children(recursive=True))]
+        return sum(each.user + each.system for each in times)
 
     def _line(self) -> str:
         assert self.process.stdout is not None
@@ -82,14 +98,15 @@ class Side:
         self.process.wait()
 
 
-def interleave(sides: Sequence[Side], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds per step by side, one mean per turn: A B C A B C ..."""
-    times: dict[str, list[float]] = {side.name: [] for side in sides}
+def interleave(sides: Sequence[Side], rounds: int, steps: int) -> dict[str, list[Turn]]:
+    """Turns by side, taken in the order A B C A B C ..."""
+    times: dict[str, list[Turn]] = {side.name: [] for side in sides}
     for number in range(rounds):
         for side in sides:
-            times[side.name].append(statistics.fmean(side.steps(steps)))
+            times[side.name].append(side.steps(steps))
         print(
-            f"round {number + 1}: " + ", ".join(f"{name} {turn[-1]:.3f} s" for name, turn in times.items()), flush=True
+            f"round {number + 1}: " + ", ".join(f"{name} {turns[-1].wall:.3f} s" for name, turns in times.items()),
+            flush=True,
         )
     return times
 
@@ -145,32 +162,28 @@ def shape_options(patch: Sequence[int]) -> list[str]:
     return ["--patch", *map(str, patch), "--batch", str(BATCH), "--widths", *map(str, WIDTHS)]
 
 
-def training_rows(times: dict[str, list[float]], sides: Sequence[Side], voxels: int) -> Table:
-    """One table row per side: precision, parameters, seconds a step, voxels per second, ratio to the last side."""
+def training_rows(times: dict[str, list[Turn]], sides: Sequence[Side], voxels: int) -> Table:
+    """One row per side: precision, parameters, seconds a step, voxels per second, both ratios to the last side."""
     reference = times[sides[-1].name]
     rows = []
     for side in sides:
         turns = times[side.name]
-        ratios = [other / own for own, other in zip(turns, reference, strict=True)]
-        spread = "1" if side is sides[-1] else f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-        middle = statistics.median(turns)
+        ratios = []
+        for field in Turn._fields:
+            each = [getattr(o, field) / getattr(t, field) for t, o in zip(turns, reference, strict=True)]
+            ratios.append(f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})")
+        wall, processor = (statistics.median(column) for column in zip(*turns, strict=True))
         parameters = f"{side.facts['parameters'] / 1e6:.2f} M" if "parameters" in side.facts else "-"
-        rows.append(
-            [
-                side.name,
-                side.facts.get("precision", "-"),
-                parameters,
-                f"{middle:.3f}",
-                f"{voxels / middle / 1e3:.0f} k",
-                spread,
-            ]
-        )
+        row = [side.name, side.facts.get("precision", "-"), parameters]
+        row += [f"{wall:.3f}", f"{processor:.3f}", f"{voxels / wall / 1e3:.0f} k"]
+        rows.append(row + (["1", "1"] if side is sides[-1] else ratios))
     return rows
 
 
 def section(trained: Table, augmented: Table, rounds: int, steps: int, threads: int) -> str:
     """The Markdown of the section."""
-    header = ["", "precision", "parameters", "seconds a step", "voxels/s", "times nnU-Net (range over rounds)"]
+    header = ["", "precision", "parameters", "seconds a step", "processor seconds", "voxels/s"]
+    header += ["voxels/s over nnU-Net's (range over rounds)", "the same by processor time"]
     sizes = ["x".join(map(str, patch)) for patch in (PATCH, AUGMENTED)]
     options = f"--rounds {rounds} --steps {steps} --threads {threads}"
     about = (
@@ -180,12 +193,12 @@ def section(trained: Table, augmented: Table, rounds: int, steps: int, threads: 
         "use deep supervision. The sides take turns, and the one that is not measured is stopped; medians over turns."
     )
     origin = [f"`python benchmarks/throughput.py {options}`", f"commit {commit()}", machine(threads), f"torch {TORCH}"]
-    turns = f"{rounds} turns of {steps} steps"
+    turns = [f"{rounds} turns of {count} steps" for count in (steps, 10 * steps)]
     shape = f"patch {sizes[0]}, batch {BATCH}, widths {'-'.join(map(str, WIDTHS))}"
     parts = [
-        f"Whole training steps, {shape}, {threads} threads, {turns}:",
+        f"Whole training steps, {shape}, {threads} threads, {turns[0]}:",
         markdown_table(header, trained),
-        f"Reading and augmentation alone, patch {sizes[1]}, batch {BATCH}, one thread, {turns}:",
+        f"Reading and augmentation alone, patch {sizes[1]}, batch {BATCH}, one thread, {turns[1]}:",
         markdown_table([header[0], *header[3:]], [[name, *cells] for name, _, _, *cells in augmented]),
         about,
     ]
@@ -216,7 +229,7 @@ def main() -> None:
         commands[f"nnU-Net v{NNUNET}"] = [*theirs, *options, "--threads", str(threads)]
         variables = {**env, "OMP_NUM_THREADS": str(threads), "nnUNet_n_proc_DA": str(threads)}
         with running(commands, variables) as sides:
-            times = interleave(sides, arguments.rounds, arguments.steps)
+            times = interleave(sides, arguments.rounds, arguments.steps * (10 if extra else 1))
             return training_rows(times, sides, BATCH * math.prod(patch))
 
     trained = compare(PATCH, arguments.threads)
