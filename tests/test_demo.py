@@ -23,7 +23,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_demo_compares_two_methods_and_keeps_an_earlier_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from foveate.cli import app
 
-    for name, size in (("LABELLED", 2), ("UNLABELLED", 2), ("TEST", 3)):
+    for name, size in (("LABELLED", 2), ("UNLABELLED", 2), ("TEST", 3), ("FEW_STEPS", 10**6)):
         monkeypatch.setattr(demo, name, size)
     earlier = tmp_path / "out" / "1" / "report.html"
     earlier.parent.mkdir(parents=True)
@@ -38,6 +38,7 @@ def test_demo_compares_two_methods_and_keeps_an_earlier_demo(tmp_path: Path, mon
     assert str(folder / "report.html") in result.output.replace("\n", "")
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "simulated on real anatomy" in page
+    assert "hardly trained" in page
     plans = [(folder / method / "plan.json").read_text() for method in methods]
     assert plans[0] == plans[1]  # both trained the same network
 

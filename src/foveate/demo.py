@@ -26,6 +26,7 @@ NOTE = (
     "field and noise. The scores compare two ways of training on these scans, with one seed; they say nothing about "
     "other scans."
 )
+FEW_STEPS = 50  # of training, below which the comparison says little: a busy or slow machine
 WORST = 5
 CHOICE = f"Shown below are, for each method, the {WORST} test scans it did worst on and the one it did best on."
 
@@ -54,6 +55,10 @@ def run_demo(out: Path = Path("demo"), minutes: float | None = None, seed: int =
     sentence = verdict(method, *difference)
     logs = {name: read_log(folder / name) for name in scores}
     steps = {name: max((record["step"] for record in log), default=0) for name, log in logs.items()}
+    if min(steps.values()) < FEW_STEPS:
+        sentence += (
+            f" With fewer than {FEW_STEPS} steps, as here, a model is hardly trained: give the demo more minutes."
+        )
     console.print(_table(scores, steps), sentence, sep="\n")
     report = write_report(
         folder,
