@@ -143,7 +143,9 @@ class Bench:
 
     def call(self, log: Path, *arguments: str | Path) -> Usage:
         command = [sys.executable, "-m", "foveate", *arguments]
-        usage = measure(command, log, {"OMP_NUM_THREADS": str(self.threads), "COLUMNS": "120"})
+        # The package of this checkout, whose commit the row names, wherever the environment would find another.
+        env = {"OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "120"}
+        usage = measure(command, log, env)
         if usage.code:
             raise SystemExit(f"foveate {arguments[0]} ended with exit code {usage.code}; its output is in {log}")
         return usage

@@ -113,7 +113,8 @@ def interleave(sides: Sequence[Side], rounds: int, steps: int) -> dict[str, list
 
 @contextlib.contextmanager
 def running(commands: dict[str, list[str | Path]], env: dict[str, str]) -> Iterator[list[Side]]:
-    """The sides, started one after the other; killed at the end."""
+    """The sides, started one after the other; killed at the end, which for them SIGTERM is too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sides: list[Side] = []
     try:
         for name, command in commands.items():
