@@ -89,7 +89,7 @@ def msd_dataset(root: Path) -> Path:
         write_nifti(root / "imagesTr" / f"{name}.nii.gz", scan(ord(name)))
     for name in "ab":
         write_nifti(root / "labelsTr" / f"{name}.nii.gz", label())
-    write_nifti(root / "imagesTs" / "t.nii.gz", scan(99))
+    write_nifti(root / "imagesTs" / "t.nii.gz", scan(7))
     write_json(
         root,
         {

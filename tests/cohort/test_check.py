@@ -1,6 +1,7 @@
 """What a check says about a cohort as a whole."""
 
 import gzip
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,22 @@ def test_duplicate_among_the_labelled(tmp_path: Path, same_label: bool, severity
     if not same_label:
         write_nifti(root / "labels" / "b.nii.gz", label()[::-1])
     assert [problem.severity for problem in found(check(root), "the same image as case a")] == [severity]
+
+
+def test_a_training_scan_among_the_test_scans_is_refused(tmp_path: Path) -> None:
+    root = nnunet_dataset(tmp_path / "scans")
+    training = sorted((root / "imagesTr").glob("*.nii.gz"))
+    case = training[0].name.removesuffix("_0000.nii.gz")
+    tests = root / "imagesTs"
+    tests.mkdir(exist_ok=True)
+    for file in training:
+        if file.name.startswith(f"{case}_"):
+            shutil.copyfile(file, tests / file.name.replace(case, "unseen"))
+    problems = [problem for problem in check(root).problems if "training case" in problem.found]
+    assert [(problem.severity, problem.case) for problem in problems] == [("refuse", case)]
+    # One channel of it alone is another image.
+    next(tests.glob("unseen_0001*")).unlink()
+    assert not [problem for problem in check(root).problems if "training case" in problem.found]
 
 
 def test_every_label_empty_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from foveate.cohort.cohort import Case, Cohort
-from foveate.cohort.facts import IGNORED, CaseFacts, measure_case_safely
+from foveate.cohort.facts import IGNORED, CaseFacts, file_hash, measure_case_safely
 from foveate.cohort.layouts import find_cohort, keep_labelled, read_ids
 from foveate.errors import InputError, Problem, Severity
+from foveate.io import case_stem, image_suffix
 
 Facts = dict[str, CaseFacts]
 Progress = Callable[[int, int], None]
@@ -111,7 +113,7 @@ def check_cohort(cohort: Cohort, workers: int | None = None, progress: Progress 
     cohort, found = _fill_in(cohort, facts)
     problems += found + _one_kind(cohort, facts)
     duplicates, found = _duplicates(cohort, facts)
-    problems += found
+    problems += found + _also_in_test(cohort, facts)
     cohort = cohort.only({case.id for case in cohort.cases} - duplicates)
     facts = {case: fact for case, fact in facts.items() if case not in duplicates}
     problems += [problem for case in cohort.labelled for problem in _label_problems(cohort, case, facts.get(case.id))]
@@ -199,6 +201,27 @@ def _duplicates(cohort: Cohort, facts: Facts) -> tuple[set[str], list[Problem]]:
             problems.append(Problem(str(case.images[0]), "content", found, "each image once", fix, severity, case.id))
             dropped.add(case.id)
     return dropped, problems
+
+
+def _also_in_test(cohort: Cohort, facts: Facts) -> list[Problem]:
+    """Training cases whose very files lie in imagesTs too: a score on those would be a score on training data."""
+    folder = cohort.root / "imagesTs"
+    if not folder.is_dir():
+        return []
+    tests: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        if image_suffix(path) and not path.name.startswith("._"):
+            tests[re.sub(r"_\d{4}$", "", case_stem(path))].append(path)
+    # Only files of equal size can be equal: the others are not read.
+    sizes = {sum(path.stat().st_size for path in case.images) for case in cohort.cases if case.id in facts}
+    same = {facts[case.id].sha256: case.id for case in cohort.cases if case.id in facts}
+    problems = []
+    for files in tests.values():
+        if sum(path.stat().st_size for path in files) in sizes and (case := same.get(file_hash(files))):
+            fix = "Remove it from one of the two folders."
+            found = f"the same content as training case {case}"
+            problems.append(Problem(str(files[0]), "content", found, "test scans that do not train", fix, case=case))
+    return problems
 
 
 def _label_problems(cohort: Cohort, case: Case, fact: CaseFacts | None) -> list[Problem]:

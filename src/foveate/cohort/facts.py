@@ -120,8 +120,8 @@ def _facts(case: Case, image: Volume, label: Volume | None, ignore: int | None) 
         std=tuple(float(channel.std(dtype=np.float64)) for channel in image.array),
         foreground=foreground,
         voxels=voxels,
-        sha256=_file_hash(case.images),
-        label_sha256=_file_hash([case.label]) if case.label is not None else None,
+        sha256=file_hash(case.images),
+        label_sha256=file_hash([case.label]) if case.label is not None else None,
         content=_content(image),
         label_content=_content(label) if label is not None else None,
         orientation="".join(nib.aff2axcodes(image.affine)) if image.dims == 3 else "",
@@ -154,7 +154,8 @@ def _foreground(values: np.ndarray) -> Foreground:
     )
 
 
-def _file_hash(paths: tuple[Path, ...] | list[Path]) -> str:
+def file_hash(paths: tuple[Path, ...] | list[Path]) -> str:
+    """SHA-256 over the SHA-256 of each file's bytes, in order."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

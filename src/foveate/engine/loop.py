@@ -60,11 +60,11 @@ def train_loop(
     sampler: Sampler,
     schedule: Schedule,
     config: OptimiserConfig,
-    after_step: Callable[[dict[str, float]], bool],
+    after_step: Callable[[dict[str, float]], None],
 ) -> None:
-    """Train until the schedule is done or ``after_step(losses)`` returns True (a request to stop).
+    """Train until the schedule is done, telling ``after_step`` the losses of every step.
 
-    Raises FoveateError as ``train_step`` does.
+    Raises FoveateError as ``train_step`` does, and whatever ``after_step`` raises, which is how training is stopped.
     """
     method.train()
     method.average.eval()
@@ -76,8 +76,7 @@ def train_loop(
                 group["lr"] = rate
         losses = train_step(fabric, method, optimisers, batch, schedule, config.clip)
         schedule.stepped(time.monotonic() - started)
-        if after_step({name: float(value) for name, value in losses.items()}):
-            return
+        after_step({name: float(value) for name, value in losses.items()})
         started = time.monotonic()
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
+from foveate.config import Config, OptimiserConfig
 from foveate.engine.progress import TrainingProgress
 from foveate.engine.run import RunFolder
 from foveate.engine.schedule import Schedule
@@ -19,8 +20,14 @@ LOG_EVERY = 10  # steps
 VALIDATIONS = 10  # evenly over training
 
 
+def build_optimisers(method: Method, config: OptimiserConfig) -> dict[str, Optimizer]:
+    """AdamW for every player; the loop sets the learning rate of each step."""
+    rate, decay = config.learning_rate, config.weight_decay
+    return {name: AdamW(player.parameters(), lr=rate, weight_decay=decay) for name, player in method.players().items()}
+
+
 class Recorder:
-    """Called after every step with its losses; returns True when training should stop.
+    """Called after every step with its losses. Holds the optimisers, because it saves and restores all that changes.
 
     validate: gives the mean Dice of the held-back cases, or None when there are none.
     """
@@ -30,22 +37,23 @@ class Recorder:
         folder: RunFolder,
         schedule: Schedule,
         method: Method,
-        optimisers: dict[str, Optimizer],
         progress: TrainingProgress,
         stop: StopSignals,
-        checkpoint_seconds: float,
+        settings: Config,
         validate: Callable[[], float] | None,
     ) -> None:
-        self.folder, self.schedule, self.method, self.optimisers = folder, schedule, method, optimisers
+        self.folder, self.schedule, self.method = folder, schedule, method
         self.progress, self.stop, self.validate = progress, stop, validate
-        self.checkpoint_seconds = checkpoint_seconds
+        self.checkpoint_seconds = settings.checkpoint_seconds
+        self.optimisers = build_optimisers(method, settings.optimiser)
         self.saved_at = time.monotonic()
         self.validations = 0
         self.dice: float | None = None
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
 
-    def __call__(self, losses: dict[str, float]) -> bool:
+    def __call__(self, losses: dict[str, float]) -> None:
+        """Raises Stopped, with everything saved, when a signal has asked for it."""
         schedule = self.schedule
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
@@ -67,7 +75,6 @@ class Recorder:
             raise self.stop.stopped(schedule.step)
         if time.monotonic() - self.saved_at >= self.checkpoint_seconds:
             self.save()
-        return False
 
     def log(self) -> None:
         """One line: the mean of every loss since the last one."""

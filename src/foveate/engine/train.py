@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch.optim import AdamW, Optimizer
 
 from foveate.batches.prepare import prepare_cohort
 from foveate.batches.sampler import Sampler
@@ -90,39 +89,40 @@ def train(
         kind = method_class(settings)
         report = check(data, labelled=labelled)
         report.raise_if_refused()
-        for problem in report.problems:
-            progress.note(str(problem))
         fabric = launch(settings)
         plan = settle_plan(folder, fabric, report, settings)
         split = split_cases(report.cohort, settings.seed, settings.validation)
-        for note in split.notes:
-            progress.note(note)
-        cache = Path(settings.cache) if settings.cache else folder.path / "prepared"
-        prepared = prepare_cohort(report.cohort, plan, cache, workers(), progress.preparing)
+        for note in [*report.problems, *split.notes]:
+            progress.note(str(note))
+        if kind.uses_unlabelled and not split.unlabelled:
+            progress.note(f"There are no unlabelled scans, so {settings.method.name} trains as supervised does.")
 
-        method_ = assemble(fabric, plan, settings, kind)
-        optimisers = build_optimisers(method_, settings)
+        def prepared_one(done: int, cases: int) -> None:
+            progress.preparing(done, cases)
+            if stop.requested:
+                raise stop.stopped(0)
+
+        cache = Path(settings.cache) if settings.cache else folder.path / "prepared"
+        prepared = prepare_cohort(report.cohort, plan, cache, workers(), prepared_one)
+        learner = assemble(fabric, plan, settings, kind)
         seconds = settings.minutes * 60 * (1 - CLOSING) if settings.minutes else None
         schedule = Schedule(settings.steps, seconds, spent=time.monotonic() - started)
         sampler = Sampler(prepared, plan, settings.augment, split, settings.seed, fabric.device)
-        predictor = Predictor(method_.average, method_.task, plan, device=fabric.device, precision=settings.precision)
+        predictor = Predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
         validate = Validation(predictor, prepared, split.validation) if split.validation else None
-        recorder = Recorder(
-            folder, schedule, method_, optimisers, progress, stop, settings.checkpoint_seconds, validate
-        )
+        recorder = Recorder(folder, schedule, learner, progress, stop, settings, validate)
         if checkpoint := folder.restore():
             recorder.restore(checkpoint[1])
             progress.note(f"Continuing from step {checkpoint[0]}.")
         try:
-            train_loop(fabric, method_, optimisers, sampler, schedule, settings.optimiser, recorder)
+            train_loop(fabric, learner, recorder.optimisers, sampler, schedule, settings.optimiser, recorder)
         except RuntimeError as error:
             if out_of_memory(error):
                 raise explain_out_of_memory(fabric, plan, settings.network) from error
             raise
         recorder.finish()
-        save_model(
-            folder.path / "model", settings.network, {"name": "segmentation"}, plan, method_.average.state_dict()
-        )
+        weights = learner.average.state_dict()
+        save_model(folder.path / "model", settings.network, {"name": "segmentation"}, plan, weights)
         write_run_report(folder.path, predictor, prepared, split)
     return folder.path
 
@@ -164,9 +164,3 @@ def assemble(fabric: Fabric, plan: Plan, settings: Config, kind: type[Method]) -
     torch.manual_seed(settings.seed)
     network = build_network(settings.network, plan, task.channels)
     return kind(network, task, settings.method, settings.optimiser.ema).to(fabric.device)
-
-
-def build_optimisers(method: Method, settings: Config) -> dict[str, Optimizer]:
-    """AdamW for every player; the loop sets the learning rate of each step."""
-    rate, decay = settings.optimiser.learning_rate, settings.optimiser.weight_decay
-    return {name: AdamW(player.parameters(), lr=rate, weight_decay=decay) for name, player in method.players().items()}
