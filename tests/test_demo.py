@@ -19,6 +19,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
+@pytest.mark.timeout(900)  # half a minute on two free cores; a busy machine takes many times that
 @pytest.mark.usefixtures("offline")
 def test_demo_compares_two_methods_and_keeps_an_earlier_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from foveate.cli import app
