@@ -1,6 +1,6 @@
 """Peak resident memory of predicting one large volume, above the loaded input, for few and for many classes.
 
-    python benchmarks/predict_memory.py [--shape 512 512 300] [--classes 5 60] [--patch 128 128 64]
+    python benchmarks/predict_memory.py [--shape 512 512 300] [--classes 5 60] [--patch 128 128 64] [--spacing 1 1 1]
 
 Each row is a process of its own with a small network of random weights and little overlap of the windows: memory is
 measured, not quality or speed, and it depends on neither.
@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 GOAL = 3.0  # GiB
-SPACING = (0.8, 0.8, 1.0)  # mm of the scan; the network works at 1 mm below, so logits are resampled too
+SPACING = (0.8, 0.8, 1.0)  # mm of the scan; at another spacing of the network, logits are resampled too
 
 
 def measure(shape: tuple[int, ...], classes: int, patch: tuple[int, ...], spacing: tuple[float, ...]) -> None:
@@ -70,21 +70,27 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 300))
     parser.add_argument("--classes", type=int, nargs="+", default=(5, 60))
     parser.add_argument("--patch", type=int, nargs=3, default=(128, 128, 64))
-    parser.add_argument("--one", type=float, nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--spacing", type=float, nargs=3, default=(1.0, 1.0, 1.0), help="of the network, in mm")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        measure(tuple(options.shape), options.classes[0], tuple(options.patch), tuple(options.one))
+        measure(tuple(options.shape), options.classes[0], tuple(options.patch), tuple(options.spacing))
         return
     print("command: python benchmarks/predict_memory.py " + " ".join(sys.argv[1:]))
-    print(f"\n| classes | network at | peak above the loaded input | goal | seconds |\n|{'---|' * 5}")
+    shape, grid = " x ".join(map(str, options.shape)), " x ".join(map(str, options.spacing))
+    print(f"{shape} voxels of {' x '.join(map(str, SPACING))} mm, network at {grid} mm")
+    print(f"\n| classes | peak above the loaded input | goal | seconds |\n|{'---|' * 4}")
     for classes in options.classes:
-        for spacing in (SPACING, (1.0, 1.0, 1.0)):
-            numbers = {"--shape": options.shape, "--classes": [classes], "--patch": options.patch, "--one": spacing}
-            arguments = [str(word) for name, values in numbers.items() for word in (name, *values)]
-            done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True)
-            peak, seconds = (float(word) for word in done.stdout.split())
-            grid = " x ".join(map(str, spacing)) + " mm"
-            print(f"| {classes} | {grid} | {peak:.2f} GiB | < {GOAL:.0f} GiB | {seconds:.0f} |", flush=True)
+        numbers = {
+            "--shape": options.shape,
+            "--classes": [classes],
+            "--patch": options.patch,
+            "--spacing": options.spacing,
+        }
+        arguments = [str(word) for name, values in numbers.items() for word in (name, *values)] + ["--one"]
+        done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+        peak, seconds = (float(word) for word in done.stdout.split())
+        print(f"| {classes} | {peak:.2f} GiB | < {GOAL:.0f} GiB | {seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":
