@@ -47,7 +47,7 @@ def test_a_fast_machine_keeps_the_largest_plan(monkeypatch, fabric):
     assert voxels(plan) == voxels(measured[0])
 
 
-@pytest.mark.parametrize("slow", [2.0, 10.0])
+@pytest.mark.parametrize("slow", [2.0, 3.0])
 def test_a_slow_machine_gets_a_plan_whose_step_it_takes_in_time(monkeypatch, fabric, slow):
     per_voxel = slow * STEP_SECONDS / module.CPU.voxels
     measured = pretend(monkeypatch, per_voxel)
@@ -55,6 +55,13 @@ def test_a_slow_machine_gets_a_plan_whose_step_it_takes_in_time(monkeypatch, fab
     assert len(measured) <= 4
     assert 0.5 * STEP_SECONDS < per_voxel * voxels(plan) <= STEP_SECONDS
     assert plan.step_seconds == pytest.approx(per_voxel * voxels(plan), abs=1e-3)
+
+
+def test_a_very_slow_machine_still_sees_a_quarter_of_the_voxels(monkeypatch, fabric):
+    measured = pretend(monkeypatch, 10 * STEP_SECONDS / module.CPU.voxels)
+    plan = fit_plan(fabric, None, None, Config())
+    assert len(measured) == 2
+    assert voxels(plan) == pytest.approx(module.CPU.voxels / 4, rel=0.01)
 
 
 def test_little_memory_gets_a_plan_that_fits_in_it(monkeypatch, fabric):

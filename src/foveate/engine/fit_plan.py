@@ -21,9 +21,14 @@ STEP_SECONDS = 0.6  # slowest step that is accepted on a CPU
 
 
 def fit_plan(fabric: Fabric, cohort: Cohort, fingerprint: Fingerprint, settings: Config) -> Plan:
-    """The largest plan that fits the device's memory and, on a CPU, whose step takes half a second or so."""
+    """The largest plan that fits the device's memory and, on a CPU, whose step takes half a second or so.
+
+    A slow processor gets fewer voxels a step, but at least a quarter of the usual: less of a scan teaches too little.
+    """
     on_cpu = fabric.device.type == "cpu"
     budget = CPU if on_cpu else GPU
+    least = CPU.voxels // 4
+    fitting: Plan | None = None
     for _ in range(6):
         plan = make_plan(cohort, fingerprint, budget, settings.augment.mirror)
         try:
@@ -33,12 +38,12 @@ def fit_plan(fabric: Fabric, cohort: Cohort, fingerprint: Fingerprint, settings:
                 raise
             budget = budget.scaled(0.5)
             continue
-        plan = plan.model_copy(update={"step_seconds": round(seconds, 3)})
-        if not on_cpu or seconds <= STEP_SECONDS:
-            return plan
-        budget = budget.scaled(max(0.8 * STEP_SECONDS / seconds, 0.25))
-    if on_cpu:
-        return plan  # slow, but it trains
+        fitting = plan.model_copy(update={"step_seconds": round(seconds, 3)})
+        if not on_cpu or seconds <= STEP_SECONDS or budget.voxels <= least:
+            return fitting
+        budget = budget.scaled(max(0.8 * STEP_SECONDS / seconds, least / budget.voxels))
+    if fitting:
+        return fitting
     raise FoveateError(
         f"no plan fits this device: a patch of {plan.patch} in batches of {plan.batch} still takes too much memory. "
         "Use a device with more memory, or write a plan.json with a smaller patch into the run folder."
@@ -46,24 +51,31 @@ def fit_plan(fabric: Fabric, cohort: Cohort, fingerprint: Fingerprint, settings:
 
 
 def measure_step(fabric: Fabric, plan: Plan, config: NetworkConfig) -> float:
-    """Seconds of one forward and backward pass of the planned network: the fastest of three after one to warm up."""
+    """Seconds of one forward and backward pass of the planned network: the fastest of three after one to warm up.
+
+    On a CPU it is computed from the processor time of one thread, so that a busy machine is not taken for a slow one:
+    threads that wait for each other would count as work. A thread more is taken to add 0.85 of itself.
+    """
     task = build_task(plan)
     with torch.random.fork_rng(devices=[]):
         network = build_network(config, plan, task.channels).to(fabric.device)
         images = torch.randn(plan.batch, len(plan.channels), *plan.patch, device=fabric.device)
     target = task.encode(torch.zeros(plan.batch, *plan.patch, dtype=torch.uint8, device=fabric.device))
-    # On a CPU the time that this process computes counts, so that a busy machine is not taken for a slow one.
-    on_cpu = fabric.device.type == "cpu"
-    clock, share = (time.process_time, torch.get_num_threads()) if on_cpu else (time.monotonic, 1)
+    on_cpu, threads = fabric.device.type == "cpu", torch.get_num_threads()
+    clock = time.process_time if on_cpu else time.monotonic
     times = []
-    for _ in range(4):
-        started = clock()
-        with fabric.autocast():
-            loss = torch.stack(list(task.loss(network(images), target).values())).sum()
-        loss.backward()
-        float(loss.detach())  # waits for the device
-        times.append((clock() - started) / share)
-    return min(times[1:])
+    try:
+        torch.set_num_threads(1 if on_cpu else threads)
+        for _ in range(4):
+            started = clock()
+            with fabric.autocast():
+                loss = torch.stack(list(task.loss(network(images), target).values())).sum()
+            loss.backward()
+            float(loss.detach())  # waits for the device
+            times.append(clock() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return min(times[1:]) / (1 + 0.85 * (threads - 1) if on_cpu else 1)
 
 
 def explain_out_of_memory(fabric: Fabric, plan: Plan, config: NetworkConfig) -> FoveateError:

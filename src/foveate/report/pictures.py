@@ -48,7 +48,7 @@ def case_views(
     ``[*S]``. values: the label values that each class joins. affine: 4x4 to RAS mm; with it the volume is
     turned to RAS, shown as radiologists look at it (the patient's right on the left) and marked R and L.
     Without it a volume is shown in the order of its axes, and no side is claimed.
-    Each plane is the slice where label and prediction together are largest, around the structures.
+    Each plane is the slice where the label, or without one the prediction, is largest, around all structures.
     """
     maps = [np.asarray(prediction), *([np.asarray(label)] if label is not None else [])]
     if image.ndim == 2:
@@ -56,10 +56,11 @@ def case_views(
     if affine is not None:
         image, *maps = (_to_ras(array, affine) for array in (image, *maps))
         spacing = _ras_spacing(affine)
-    shown = np.zeros(image.shape, dtype=bool)
-    for labels in maps:
-        shown |= np.isin(labels, [value for group in values for value in group])
-    field = _field(shown, spacing)
+    wanted = [value for group in values for value in group]
+    structures = [np.isin(labels, wanted) for labels in maps]
+    field = _field(np.logical_or.reduce(structures), spacing)
+    # The label, where it shows anything, says where to look: a bad prediction must not lead the eye elsewhere.
+    shown = next((mask for mask in reversed(structures) if mask.any()), structures[0])
     window = _window(image)
     names = ("sagittal", "coronal", "axial") if affine is not None else ("axis 1", "axis 2", "axis 3")
     sides = (("A", "P", "S", "I"), ("R", "L", "S", "I"), ("R", "L", "A", "P"))
