@@ -62,8 +62,12 @@ class Side:
             env=os.environ | env,
             start_new_session=True,
         )
-        self.facts = json.loads(self._line())
-        self.steps(WARM_UP)
+        try:
+            self.facts = json.loads(self._line())
+            self.steps(WARM_UP)
+        except BaseException:
+            self.close()
+            raise
 
     def steps(self, number: int) -> Turn:
         """A turn of ``number`` steps, after one that may have begun before and does not count."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -178,3 +179,13 @@ def test_training_and_test_datasets_share_no_case(shared_data: Path, tmp_path: P
     assert not kept["train"] & kept["test"]
     assert {f.name for f in (bench.work / "test" / "labels").iterdir()} == kept["test"]
     assert json.loads((bench.work / "train" / "dataset.json").read_text())["numTraining"] == 160
+
+
+def test_a_side_that_fails_to_start_is_not_left_behind(tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    lines = ["import os, time", f"open({str(mark)!r}, 'w').write(str(os.getpid()))", "print('no json', flush=True)"]
+    script = "\n".join([*lines, "time.sleep(60)"])
+    with pytest.raises(json.JSONDecodeError):
+        throughput.Side("side", [sys.executable, "-c", script], {})
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
