@@ -35,7 +35,7 @@ bench-hippocampus: $(READY)
 	$(BIN)/python benchmarks/few_labels.py hippocampus --ceiling
 
 bench-left-atrium: $(READY)
-	$(BIN)/python benchmarks/few_labels.py left_atrium
+	$(BIN)/python benchmarks/few_labels.py left_atrium --ceiling
 
 bench-throughput: $(READY)
 	$(BIN)/python benchmarks/throughput.py

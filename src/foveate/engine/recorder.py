@@ -14,6 +14,7 @@ from foveate.engine.progress import TrainingProgress
 from foveate.engine.run import RunFolder
 from foveate.engine.schedule import Schedule
 from foveate.engine.signals import StopSignals
+from foveate.errors import FoveateError
 from foveate.methods import Method
 
 LOG_EVERY = 10  # steps
@@ -97,7 +98,12 @@ class Recorder:
         self.saved_at = time.monotonic()
 
     def finish(self) -> None:
-        """The last validation, log line and checkpoint."""
+        """The last validation, log line and checkpoint. Raises FoveateError when there was no time for a step."""
+        if not self.schedule.step:
+            raise FoveateError(
+                f"The time was over before the first step: checking and preparing the scans took "
+                f"{self.schedule.elapsed:.0f} s. Train in another folder with more --minutes, or with --steps."
+            )
         if self.validate and self.validations < VALIDATIONS:
             self._validate(VALIDATIONS)
         self.log()
