@@ -12,7 +12,5 @@ def shared_data() -> Path:
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("FOVEATE_DATA", default))
     if not (folder / "hippocampus").is_dir():
-        pytest.skip(
-            f"real data not found: set FOVEATE_DATA to a folder that holds hippocampus/ (looked in {folder})"
-        )
+        pytest.skip(f"real data not found: set FOVEATE_DATA to a folder that holds hippocampus/ (looked in {folder})")
     return folder

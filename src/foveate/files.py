@@ -18,24 +18,25 @@ class DiskFull(FoveateError):
     """Nothing more can be written; what was there before is untouched."""
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write ``data`` (text as UTF-8) to ``path``: temporary file beside it, fsync, rename, fsync of the folder.
+def write_atomic(path: Path, *parts: bytes | memoryview | str) -> None:
+    """Write ``parts`` (text as UTF-8) to ``path``: temporary file beside it, fsync, rename, fsync of the folder.
 
     Raises DiskFull when there is no room and OSError for any other fault; ``path`` then is what it was before,
     and the temporary file is gone.
     """
-    content = data.encode("utf-8") if isinstance(data, str) else data
+    content = [part.encode("utf-8") if isinstance(part, str) else part for part in parts]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         if error.errno in _FULL:
-            size = f"{len(content) / 2**20:.1f} MiB" if len(content) > 2**17 else f"{len(content)} bytes"
+            number = sum(memoryview(part).nbytes for part in content)
+            size = f"{number / 2**20:.1f} MiB" if number > 2**17 else f"{number} bytes"
             raise DiskFull(
                 f"{path}: {_FULL[error.errno]}: {size} could not be written. Free some space, then try again."
             ) from error

@@ -275,6 +275,10 @@ SAVER = textwrap.dedent(
     warnings.simplefilter("error")  # a half-written file under a checkpoint's name would warn
     torch.set_num_threads(1)
     checkpoints = Checkpoints(Path(sys.argv[1]))
+    weights = torch.zeros(200_000)
+    started = time.monotonic()
+    checkpoints.save(1, {"weights": weights + 1, "step": 1})
+    took = time.monotonic() - started  # so that the kills fall into saves however slow the machine is
     random.seed(0)
     died_inside = seen = 0
     for _ in range(int(sys.argv[2])):
@@ -286,11 +290,11 @@ SAVER = textwrap.dedent(
             while True:
                 step += 1
                 os.write(writer, b"<%d" % step)
-                checkpoints.save(step, {"weights": torch.full((200_000,), float(step)), "step": step})
+                checkpoints.save(step, {"weights": weights + step, "step": step})
                 os.write(writer, b">")
         os.close(writer)
         report = os.read(reader, 100)  # it has started to save
-        time.sleep(random.uniform(0.0, 0.03))
+        time.sleep(random.uniform(0.0, 2 * took))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         while more := os.read(reader, 65536):

@@ -90,7 +90,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
     array = np.ascontiguousarray(array)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    write_atomic(path, b"".join([header.getvalue(), array.reshape(-1).view(np.uint8).data]))
+    write_atomic(path, header.getvalue(), array.reshape(-1).view(np.uint8).data)
 
 
 def write_grid(path: Path, grid: Grid) -> None:

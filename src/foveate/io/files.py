@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from foveate.errors import FoveateError, InputError, Problem, refuse
+from foveate.files import write_atomic
 from foveate.io.grid import corner_distance, tolerance
 from foveate.io.nifti import Inspected, inspect_nifti, inspect_nifti_label, nifti_label_bytes
 from foveate.io.picture import inspect_picture, inspect_picture_label, picture_label_bytes
@@ -119,36 +118,14 @@ def write_label(path: Path, labels: np.ndarray, like: Volume) -> None:
         content = picture_label_bytes(labels)
     else:
         content = nifti_label_bytes(labels, like, gzipped=suffix == ".nii.gz")
-    _write_atomically(path, content)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        write_atomic(path, content)
     except OSError as error:
         raise FoveateError(
             f"{path}: could not be written ({error.strerror}); what was there before is unchanged. "
-            "Free some space or choose another folder."
+            "Choose another folder, or see to its permissions."
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # Windows cannot open folders; the rename itself is atomic there too
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _by_suffix(path: Path, *, label: bool, channels: int | None = None) -> Inspected:

@@ -108,7 +108,7 @@ class Segmentation:
         """Label values ``[B, *S]`` uint8: the best class, or regions painted from the largest set of values on."""
         values = self.values.to(logits.device)
         if not self.regions:
-            return values[logits.argmax(1)]
+            return values[logits.max(1).indices]  # several times as fast as argmax on a CPU
         labels = torch.zeros(logits.shape[0], *logits.shape[2:], dtype=torch.uint8, device=logits.device)
         for k in self.painting:
             labels = torch.where(logits[:, k] > 0, values[k], labels)
