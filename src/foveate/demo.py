@@ -1,4 +1,4 @@
-"""The demo: simulate a cohort, train the supervised baseline and the default method alike, compare, report."""
+"""The demo: simulate a cohort, train the baseline and a method with unlabelled scans alike, compare, report."""
 
 from __future__ import annotations
 
