@@ -171,3 +171,15 @@ def test_warnings_come_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         warnings.simplefilter("always")
         assert leave("train", "d", "r") == 0
     assert capsys.readouterr().err == "warning: step-9 is damaged. Falling back to step-8.\n"
+
+
+def test_help_of_train_names_every_method_and_network_and_the_defaults() -> None:
+    from foveate.config import Config
+    from foveate.methods import METHODS
+    from foveate.networks import NETWORKS
+
+    text = " ".join(foveate("train", "--help").stdout.replace("│", " ").split())
+    for name in [*METHODS, *NETWORKS]:
+        assert name in text
+    assert f"{Config().method.name} (default)" in text
+    assert f"{Config().network.name} (default)" in text

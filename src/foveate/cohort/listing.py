@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 from collections import defaultdict
@@ -168,6 +169,13 @@ def _class_clashes(path: Path, classes: dict[str, int | tuple[int, ...]], ignore
         if ignore in values or 255 in values:
             found = f"{value}, which marks voxels to ignore"
             problems.append(Problem(str(path), f"labels.{name}", found, "another value", "Renumber the class."))
+    sets = {name: set(value) if isinstance(value, tuple) else {value} for name, value in classes.items()}
+    for (first, a), (second, b) in itertools.combinations(sets.items(), 2):
+        if a & b and not (a <= b or b <= a):
+            found = f"{sorted(a)} and {sorted(b)}, which overlap in {sorted(a & b)}"
+            expected = "regions that lie inside each other, or apart"
+            fix = "One voxel is written as one value, so such regions could not be told apart again."
+            problems.append(Problem(str(path), f"labels.{first}, labels.{second}", found, expected, fix))
     if not classes:
         problems.append(Problem(str(path), "labels", "no foreground class", "at least one", "Name the classes."))
     return problems
