@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -41,7 +42,7 @@ class Method(nn.Module):
         if not self.uses_unlabelled or progress < self.config.start:
             return 0.0
         t = 1.0 if self.config.ramp == 0 else min((progress - self.config.start) / self.config.ramp, 1.0)
-        return self.config.unlabelled_weight * float(torch.exp(torch.tensor(-5.0 * (1 - t) ** 2)))
+        return self.config.unlabelled_weight * math.exp(-5.0 * (1 - t) ** 2)
 
     def shares(self, batch: int, progress: float) -> tuple[int, int]:
         """How many of ``batch`` images are labelled and unlabelled. Unlabelled ones replace labelled ones, so that a
