@@ -54,6 +54,7 @@ class Side:
 
     def __init__(self, name: str, command: Sequence[str | Path], env: dict[str, str]) -> None:
         self.name = name
+        LOG.parent.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
             [str(part) for part in command],
             stdout=subprocess.PIPE,
@@ -218,7 +219,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--no-docs", action="store_true", help="print only")
     arguments = parser.parse_args()
-    RUNS.mkdir(parents=True, exist_ok=True)
     binaries = nnunet_environment()
     raw, env = nnunet_dataset(arguments.data, binaries)
     folder = Path(__file__).parent

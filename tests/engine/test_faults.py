@@ -225,7 +225,7 @@ def test_a_finished_run_is_not_overwritten(data: Path, finished: Path) -> None:
 
 
 def test_other_settings_are_refused_by_key(data: Path, finished: Path) -> None:
-    error = refused(data, finished, steps=31, method="supervised", seed=1, set=["optimiser.clip=1"])
+    error = refused(data, finished, steps=31, method="mean_teacher", seed=1, set=["optimiser.clip=1"])
     assert {problem.field for problem in error.problems} == {"steps", "method.name", "seed", "optimiser.clip"}
 
 
