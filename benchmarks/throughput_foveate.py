@@ -22,8 +22,9 @@ from foveate.cohort.split import split_cases
 from foveate.config import load_config
 from foveate.engine.device import launch
 from foveate.engine.loop import train_loop
+from foveate.engine.recorder import build_optimisers
 from foveate.engine.schedule import Schedule
-from foveate.engine.train import assemble, build_optimisers, method_class
+from foveate.engine.train import assemble, method_class
 
 STRIDES = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
 
@@ -58,7 +59,7 @@ def main() -> None:
         augment(sampler, plan)
         return
     method = assemble(fabric, plan, settings, method_class(settings))
-    optimisers, config = build_optimisers(method, settings), settings.optimiser
+    optimisers, config = build_optimisers(method, settings.optimiser), settings.optimiser
     describe(
         parameters=sum(p.numel() for p in method.network.parameters()),
         precision="bfloat16" if "bf16" in str(fabric._precision.precision) else "float32",
@@ -78,9 +79,8 @@ def describe(**facts: object) -> None:
     print(json.dumps({"threads": torch.get_num_threads(), "torch": torch.__version__, **facts}), flush=True)
 
 
-def step() -> bool:
+def step() -> None:
     print("step", flush=True)
-    return False
 
 
 if __name__ == "__main__":

@@ -123,20 +123,22 @@ def sampling_grid(geometry: Geometry, patch: Sequence[int], region: Sequence[int
 
     Patch and region share their centre; spacing is in mm.
     """
-    device = geometry.matrix.device
+    device, (batch, dims) = geometry.matrix.device, geometry.shift.shape
+    # grid_sample wants half the region as its unit and the last axis first. Both are put into the few numbers that
+    # describe the geometry, so that the full-size work is one product and one sum.
+    unit = 2 / torch.tensor([n * s for n, s in zip(region, spacing, strict=True)], device=device)
+    matrix = (geometry.matrix * unit[:, None]).flip(1)
+    shift = (geometry.shift * unit).flip(1)
     axes = [
         (torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2) * s
         for n, s in zip(patch, spacing, strict=True)
     ]
-    offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # [*patch, D] mm
-    batch, dims = geometry.shift.shape
-    moved = offsets.reshape(1, -1, dims) @ geometry.matrix.transpose(1, 2) + geometry.shift[:, None]  # [B, N, D]
-    moved = moved.reshape(batch, *patch, dims)
+    offsets = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(dims, -1)  # [D, N] mm
+    grid = torch.baddbmm(shift[:, :, None], matrix, offsets.expand(batch, -1, -1)).reshape(batch, dims, *patch)
     if geometry.control.any():
-        smooth = F.interpolate(geometry.control, size=tuple(patch), mode=_LINEAR[dims], align_corners=True)
-        moved = moved + smooth.movedim(1, -1)
-    half = torch.tensor([n * s / 2 for n, s in zip(region, spacing, strict=True)], device=device)
-    return (moved / half).flip(-1)  # grid_sample wants the last axis first
+        control = (geometry.control * unit.reshape(-1, *[1] * dims)).flip(1)
+        grid += F.interpolate(control, size=tuple(patch), mode=_LINEAR[dims], align_corners=True)
+    return grid.movedim(1, -1)
 
 
 def warp(image: Tensor, grid: Tensor) -> Tensor:

@@ -24,7 +24,10 @@ VALIDATIONS = 10  # evenly over training
 def build_optimisers(method: Method, config: OptimiserConfig) -> dict[str, Optimizer]:
     """AdamW for every player; the loop sets the learning rate of each step."""
     rate, decay = config.learning_rate, config.weight_decay
-    return {name: AdamW(player.parameters(), lr=rate, weight_decay=decay) for name, player in method.players().items()}
+    return {
+        name: AdamW(player.parameters(), lr=rate, weight_decay=decay, fused=True)
+        for name, player in method.players().items()
+    }
 
 
 class Recorder:
