@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint bench-hippocampus bench-left-atrium bench-throughput bench-memory clean
+.PHONY: demo test lint bench-hippocampus bench-left-atrium bench-throughput bench-memory bench-metrics clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -42,6 +42,9 @@ bench-throughput: $(READY)
 
 bench-memory: $(READY)
 	$(BIN)/python benchmarks/predict_memory.py
+
+bench-metrics: $(READY)
+	$(BIN)/python benchmarks/metrics_speed.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache src/*.egg-info

@@ -21,7 +21,7 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surf
 from monai.networks.utils import one_hot
 from scipy.ndimage import zoom
 
-from common import commit, machine, markdown_table
+from common import commit, machine, markdown_table, write_section
 from foveate.metrics.overlap import dice_per_class
 from foveate.metrics.surface import surface_scores
 
@@ -106,9 +106,12 @@ def main() -> None:
     ):
         here, peer = measure(tuple(arguments.size), arguments.repeats)
         rows.append((name, f"{here * 1e3:.1f} ms", f"{peer * 1e3:.0f} ms", f"{peer / here:.1f}x", f"{mark}x"))
-    print(f"\n{markdown_table(('', 'Foveate', 'MONAI', 'ratio', 'mark'), rows)}\n")
-    print(f"`python benchmarks/metrics_speed.py --repeats {arguments.repeats} --size {size.replace(' x', '')}`")
-    print(f"{machine(1)}; commit {commit()}; median processor time of {arguments.repeats} runs")
+    text = f"""{markdown_table(("", "Foveate", "MONAI", "ratio", "mark"), rows)}
+
+`python benchmarks/metrics_speed.py --repeats {arguments.repeats} --size {size.replace(" x", "")}` · median processor
+time of {arguments.repeats} runs · commit {commit()} · {machine(1)}"""
+    print(text)
+    write_section("metrics", text)
 
 
 if __name__ == "__main__":

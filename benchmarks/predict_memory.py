@@ -16,6 +16,8 @@ import time
 
 import numpy as np
 
+from common import commit, cores, machine, markdown_table, write_section
+
 GOAL = 3.0  # GiB
 SPACING = (0.8, 0.8, 1.0)  # mm of the scan; at another spacing of the network, logits are resampled too
 
@@ -76,10 +78,7 @@ def main() -> None:
     if options.one:
         measure(tuple(options.shape), options.classes[0], tuple(options.patch), tuple(options.spacing))
         return
-    print("command: python benchmarks/predict_memory.py " + " ".join(sys.argv[1:]))
-    shape, grid = " x ".join(map(str, options.shape)), " x ".join(map(str, options.spacing))
-    print(f"{shape} voxels of {' x '.join(map(str, SPACING))} mm, network at {grid} mm")
-    print(f"\n| classes | peak above the loaded input | goal | seconds |\n|{'---|' * 4}")
+    rows = []
     for classes in options.classes:
         numbers = {
             "--shape": options.shape,
@@ -90,7 +89,16 @@ def main() -> None:
         arguments = [str(word) for name, values in numbers.items() for word in (name, *values)] + ["--one"]
         done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True)
         peak, seconds = (float(word) for word in done.stdout.split())
-        print(f"| {classes} | {peak:.2f} GiB | < {GOAL:.0f} GiB | {seconds:.0f} |", flush=True)
+        rows.append((classes, f"{peak:.2f} GiB", f"< {GOAL:.0f} GiB", f"{seconds:.0f}"))
+        print(*rows[-1], sep=", ", flush=True)
+    shape, grid = (" x ".join(f"{n:g}" for n in numbers) for numbers in (options.shape, options.spacing))
+    text = f"""{shape} voxels of {" x ".join(map(str, SPACING))} mm, a small network at {grid} mm:
+
+{markdown_table(("classes", "peak above the loaded input", "goal", "seconds"), rows)}
+
+`{" ".join(["python benchmarks/predict_memory.py", *sys.argv[1:]])}` · commit {commit()} · {machine(cores())}"""
+    print(text)
+    write_section("memory", text)
 
 
 if __name__ == "__main__":
