@@ -42,7 +42,7 @@ class MethodConfig(Strict):
     confidence: a voxel teaches only where the teacher's highest probability reaches this value.
     """
 
-    # The default is what measured best (docs/benchmarks.md): no method has earned a place before the baseline yet.
+    # No method has measured better than the baseline yet; docs/benchmarks.md says how that was judged.
     name: str = "supervised"
     unlabelled_weight: float = Field(default=1.0, ge=0)
     start: float = Field(default=0.2, ge=0, lt=1)

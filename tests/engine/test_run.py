@@ -143,6 +143,7 @@ def test_a_run_without_a_checkpoint_starts_its_log_anew(tmp_path: Path) -> None:
 def test_the_same_run_may_go_on(run: RunFolder) -> None:
     with RunFolder(run.path, resume=True) as again:
         free = load_config(None, ["device=gpu:0", "checkpoint_seconds=5", "cache=/elsewhere"], base=CONFIG)
+        assert again.resumed
         again.verify(free, PLAN, PLAN.classes, DATA)
 
 
@@ -256,8 +257,8 @@ def test_a_forked_worker_that_survives_does_not_keep_the_lock(tmp_path: Path) ->
         process.send_signal(signal.SIGKILL)
         process.wait()
         os.kill(child, 0)  # the worker is alive
-        with RunFolder(tmp_path / "run"):
-            pass
+        with RunFolder(tmp_path / "run") as folder:
+            assert str(os.getpid()) in (folder.path / "lock").read_text()
     finally:
         os.kill(child, signal.SIGKILL)
         process.communicate()

@@ -24,7 +24,7 @@ from foveate.batches.cache import (
     write_grid,
 )
 from foveate.batches.grid import Grid, Taps, linear_taps, resample, resample_axis
-from foveate.cohort.cohort import Case, Cohort
+from foveate.cohort.cohort import IGNORE, Case, Cohort
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.errors import InputError, Problem, refuse
 from foveate.files import DiskFull
@@ -33,7 +33,6 @@ from foveate.io.volume import Volume
 
 __all__ = ["Grid", "PreparedCase", "PreparedCohort", "prepare_cohort", "prepare_label", "prepare_volume"]
 
-IGNORE = 255
 VOXELS_PER_CLASS = 10_000
 # Statistics of a large image come from a regular sample of about this many voxels.
 SAMPLE = 1 << 22

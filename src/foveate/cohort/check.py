@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from foveate.cohort.cohort import Case, Cohort
-from foveate.cohort.facts import IGNORED, CaseFacts, file_hash, measure_case_safely
+from foveate.cohort.cohort import IGNORE, Case, Cohort
+from foveate.cohort.facts import CaseFacts, file_hash, measure_case_safely
 from foveate.cohort.layouts import find_cohort, keep_labelled, read_ids
 from foveate.errors import InputError, Problem, Severity
 from foveate.io import case_stem, image_suffix
@@ -156,7 +156,7 @@ def _fill_in(cohort: Cohort, facts: Facts) -> tuple[Cohort, list[Problem]]:
         cohort = replace(cohort, channels=names.get((cohort.dims, count), fallback))
     if not cohort.classes and cohort.labelled:
         values = sorted({value for fact in facts.values() for value in fact.structures} - {cohort.ignore})
-        wrong = [value for value in values if not 0 < value < IGNORED]
+        wrong = [value for value in values if not 0 < value < IGNORE]
         if wrong:
             folder = str(cohort.labelled[0].label)
             found = f"values {', '.join(map(str, wrong[:8]))}"
@@ -233,7 +233,7 @@ def _label_problems(cohort: Cohort, case: Case, fact: CaseFacts | None) -> list[
     for name, value in cohort.classes.items():
         for part in value if isinstance(value, tuple) else (value,):
             names.setdefault(part, name)
-    allowed = {0, IGNORED, cohort.ignore, *names}
+    allowed = {0, IGNORE, cohort.ignore, *names}
     outside = {value: count for value, count in fact.voxels.items() if value not in allowed}
     if outside and cohort.classes:
         found = ", ".join(f"value {value} in {count:,} voxels" for value, count in sorted(outside.items())[:8])
@@ -264,7 +264,7 @@ def _cohort_problems(cohort: Cohort, facts: Facts) -> list[Problem]:
     present = {value for fact in measured for value in fact.structures} - {cohort.ignore}
     if len(measured) == len(labelled) and not present:
         fix = "At least one label must show a structure."
-        if any(fact.voxels and IGNORED in fact.voxels for fact in measured):
+        if any(fact.voxels and IGNORE in fact.voxels for fact in measured):
             fix = "The value 255 means 'no information here'. If it marks the structure, write 1 in its place."
         problems.append(Problem(root, "labels", "every label is empty", "structures in the labels", fix))
     elif len(measured) == len(labelled):

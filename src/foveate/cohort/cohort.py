@@ -8,6 +8,8 @@ from pathlib import Path
 
 from foveate.errors import Problem
 
+IGNORE = 255  # label value that carries no information, in every layout
+
 
 @dataclass(frozen=True)
 class Case:

@@ -10,14 +10,13 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 
-from foveate.cohort.cohort import Case
+from foveate.cohort.cohort import IGNORE, Case
 from foveate.errors import InputError, Problem
 from foveate.io import Volume, inspect_image, inspect_label
 from foveate.io.files import grid_difference
 from foveate.io.stream import unreadable
 
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
-IGNORED = 255  # label value that never carries information
 SAMPLE = 1_000_000  # voxels that are enough for a percentile
 
 
@@ -66,7 +65,7 @@ class CaseFacts:
     @property
     def structures(self) -> dict[int, int]:
         """{label value: voxels} without background and the value that is always ignored."""
-        return {value: count for value, count in (self.voxels or {}).items() if value not in (0, IGNORED)}
+        return {value: count for value, count in (self.voxels or {}).items() if value not in (0, IGNORE)}
 
 
 def measure_case_safely(
@@ -108,7 +107,7 @@ def _facts(case: Case, image: Volume, label: Volume | None, ignore: int | None) 
     foreground, voxels = None, None
     if label is not None:
         voxels = _count(label.array)
-        inside = (label.array[0] > 0) & (label.array[0] != IGNORED) & (label.array[0] != (ignore or 0))
+        inside = (label.array[0] > 0) & (label.array[0] != IGNORE) & (label.array[0] != (ignore or 0))
         if inside.any():
             foreground = tuple(_foreground(channel[inside]) for channel in image.array)
     samples = [_sample(channel) for channel in image.array]

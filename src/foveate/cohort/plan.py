@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from foveate.config import Strict
 from foveate.errors import InputError, Problem, refuse
+from foveate.files import write_atomic
 
 
 class ChannelPlan(Strict):
@@ -55,7 +56,8 @@ class Plan(Strict):
         return any(isinstance(value, tuple) for value in self.classes.values())
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+        """As JSON to read and edit, whole or not at all. Raises DiskFull."""
+        write_atomic(path, json.dumps(self.model_dump(mode="json"), indent=2) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Plan:

@@ -66,7 +66,7 @@ class Recorder:
             schedule.step,
             total=schedule.total_steps,
             loss=sum(losses.values()),
-            lr=next(iter(self.optimisers.values())).param_groups[0]["lr"],
+            lr=self.learning_rate,
             dice=self.dice,
             seconds_left=schedule.seconds_left,
         )
@@ -80,6 +80,11 @@ class Recorder:
         if time.monotonic() - self.saved_at >= self.checkpoint_seconds:
             self.save()
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the last step; the loop gives every player the same."""
+        return float(next(iter(self.optimisers.values())).param_groups[0]["lr"])
+
     def log(self) -> None:
         """One line: the mean of every loss since the last one."""
         if not self.counts:
@@ -88,7 +93,7 @@ class Recorder:
         record = {
             "step": self.schedule.step,
             "seconds": round(self.schedule.elapsed, 2),
-            "learning_rate": next(iter(self.optimisers.values())).param_groups[0]["lr"],
+            "learning_rate": self.learning_rate,
             "loss": sum(means.values()),
             "losses": means,
         }

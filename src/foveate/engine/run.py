@@ -85,7 +85,7 @@ class RunFolder:
     def begin(self, config: Config, plan: Plan, data: Hashes, **more: Any) -> None:
         """Write config.yaml, plan.json and provenance.json of a new run; ``more`` is added to the provenance."""
         write_atomic(self.path / "config.yaml", dump_config(config))
-        write_atomic(self.path / "plan.json", json.dumps(plan.model_dump(mode="json"), indent=2) + "\n")
+        plan.write(self.path / "plan.json")
         settings = {"config": config.model_dump(mode="json"), "plan": plan.model_dump(mode="json")}
         # Last, because it is what makes the folder a run.
         self.write_provenance({"seed": config.seed, **settings, "data": data, **more})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-IGNORE = 255
+from foveate.cohort.cohort import IGNORE
+
 """Label value that carries no information, whatever the dataset says."""
 
 _BLOCK = 1 << 16  # voxels per pass: the widened codes stay in the processor's cache

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foveate.cohort.cohort import IGNORE
 from foveate.cohort.plan import Plan
-
-IGNORE = 255
 
 
 @dataclass
