@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from foveate.batches.prepare import prepare_cohort
 from foveate.batches.sampler import Sampler
@@ -162,5 +163,8 @@ def assemble(fabric: Fabric, plan: Plan, settings: Config, kind: type[Method]) -
     """The method around a fresh network whose weights follow from the seed alone."""
     task = build_task(plan)
     torch.manual_seed(settings.seed)
-    network = build_network(settings.network, plan, task.channels)
-    return kind(network, task, settings.method, settings.optimiser.ema).to(fabric.device)
+
+    def build(name: str = settings.network.name) -> nn.Module:
+        return build_network(settings.network.model_copy(update={"name": name}), plan, task.channels)
+
+    return kind(build(), task, settings.method, settings.optimiser.ema, build).to(fabric.device)

@@ -9,28 +9,23 @@ probabilities are the pseudo-label, without cleaning by largest component, which
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from foveate.batches.sampler import Batch
-from foveate.methods.method import Method, Turn
+from foveate.methods.method import Method
 from foveate.tasks import Target
 
 SIDE = 2 / 3  # side of the pasted box as a share of the patch, as published
 
 
 class CopyPaste(Method):
-    def turns(self, batch: Batch, progress: float) -> Iterator[Turn]:
+    def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         target = self.task.encode(batch.labels)
-        if not len(batch.weak):
-            yield "network", self.task.loss(self.network(batch.images), target)
-            return
         pairs = min(len(batch.images), len(batch.weak))
         with torch.no_grad():
-            pseudo = self.task.pseudo_label(self.average(batch.weak[:pairs]), self.config.confidence)
-        pseudo.weight = pseudo.weight * self.weight(progress)
+            pseudo = self.task.pseudo_label(self.average(batch.weak[:pairs]), self.sureness)
+        pseudo.weight = pseudo.weight * weight
         images, weak = batch.images[:pairs], batch.weak[:pairs]
         known = Target(target.values[:pairs], target.weight[:pairs])
         alone = Target(target.values[pairs:], target.weight[pairs:])  # of an odd batch: labelled without a partner
@@ -38,7 +33,7 @@ class CopyPaste(Method):
         mixed = [torch.where(inside, images, weak), torch.where(inside, weak, images), batch.images[pairs:]]
         parts = known.mix(pseudo, inside), pseudo.mix(known, inside), alone
         answer = Target(torch.cat([part.values for part in parts]), torch.cat([part.weight for part in parts]))
-        yield "network", self.task.loss(self.network(torch.cat(mixed)), answer)
+        return self.task.loss(self.network(torch.cat(mixed)), answer)
 
 
 def boxes(batch: Batch) -> Tensor:

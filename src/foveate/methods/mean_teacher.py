@@ -9,29 +9,22 @@ geometry, so that voxels correspond; unlabelled images replace half of the label
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from foveate.batches.sampler import Batch
-from foveate.methods.method import Method, Turn
+from foveate.methods.method import Method, divide, weighted
 
 
 class MeanTeacher(Method):
     strong_views: ClassVar[int] = 1
 
-    def turns(self, batch: Batch, progress: float) -> Iterator[Turn]:
-        labelled = len(batch.images)
-        target = self.task.encode(batch.labels)
-        if not len(batch.weak):
-            yield "network", self.task.loss(self.network(batch.images), target)
-            return
+    def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         with torch.no_grad():
-            pseudo = self.task.pseudo_label(self.average(batch.weak), self.config.confidence)
+            pseudo = self.task.pseudo_label(self.average(batch.weak), self.sureness)
         outputs = self.network(torch.cat([batch.images, batch.strong[0]]))  # one pass: [L + U, K, *S] per resolution
-        outputs = outputs if isinstance(outputs, list) else [outputs]
-        losses = self.task.loss([o[:labelled] for o in outputs], target)
-        unlabelled = self.task.loss([o[labelled:] for o in outputs], pseudo)
-        weight = self.weight(progress)
-        yield "network", losses | {f"unlabelled {name}": weight * value for name, value in unlabelled.items()}
+        known, guessed = divide(outputs, len(batch.images))
+        losses = self.task.loss(known, self.task.encode(batch.labels))
+        return losses | weighted(self.task.loss(guessed, pseudo), weight)

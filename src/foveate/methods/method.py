@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
@@ -15,23 +15,31 @@ from foveate.config import MethodConfig
 from foveate.tasks import Segmentation
 
 Turn = tuple[str, dict[str, Tensor]]
+Builder = Callable[..., nn.Module]
 
 
 class Method(nn.Module):
     """Base of the methods. ``state_dict()`` holds student and averaged weights, so a checkpoint needs no more.
 
     strong_views: strongly augmented views wanted of each unlabelled image.
+    confidence: a pseudo-label teaches where it is surer than this, unless the configuration says otherwise (sureness).
+    build: makes another network for the same task and plan, with other random weights; ``build("name")`` one of
+        another architecture. For the methods that train more than one.
     average: exponential moving average (EMA) of the network's weights and buffers. It is the teacher of the methods
         that have one, and the model that is saved.
     """
 
     strong_views: ClassVar[int] = 0
     uses_unlabelled: ClassVar[bool] = True
+    confidence: ClassVar[float] = 0.0
 
-    def __init__(self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float) -> None:
+    def __init__(
+        self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None
+    ) -> None:
         super().__init__()
         self.network, self.task, self.config, self.decay = network, task, config, decay
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
+        self.sureness = self.confidence if config.confidence is None else config.confidence
 
     def players(self) -> dict[str, nn.Module]:
         """The modules that are trained, one optimiser each; a teacher is no player."""
@@ -53,7 +61,18 @@ class Method(nn.Module):
         return max(batch - unlabelled, 1), unlabelled
 
     def turns(self, batch: Batch, progress: float) -> Iterator[Turn]:
-        """Yield (player, named weighted losses); resumes after that player has stepped."""
+        """Yield (player, named weighted losses); resumes after that player has stepped.
+
+        As it stands here: labelled images alone while a batch has no others, then what ``losses`` says.
+        """
+        weight = self.weight(progress)
+        if len(batch.weak) and weight:
+            yield "network", self.losses(batch, weight)
+        else:
+            yield "network", self.task.loss(self.network(batch.images), self.task.encode(batch.labels))
+
+    def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
+        """Named losses of a batch with unlabelled images, theirs times ``weight``: what a method of one player adds."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -66,3 +85,14 @@ class Method(nn.Module):
                 mean.lerp_(value, 1 - decay)
             else:
                 mean.copy_(value)
+
+
+def divide(outputs: Tensor | list[Tensor], count: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs of one pass, as lists finest first: those of the first ``count`` images, and those of the others."""
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    return [output[:count] for output in outputs], [output[count:] for output in outputs]
+
+
+def weighted(losses: dict[str, Tensor], weight: float, name: str = "unlabelled") -> dict[str, Tensor]:
+    """The same losses times ``weight``, under names that say what they are of."""
+    return {f"{name} {key}": weight * value for key, value in losses.items()}

@@ -2,7 +2,8 @@
 
 Contract: ``Network(plan, channels, config)``. ``forward(x)`` takes ``[B, C, *S]`` with S divisible by the product of
 the strides; in training it returns logits at full and, with deep supervision, at coarser resolutions (a list,
-finest first); in evaluation the finest alone ``[B, K, *S]``.
+finest first); in evaluation the finest alone ``[B, K, *S]``. ``encode(x)`` gives the features, finest first, that the
+module ``decoder`` turns into logits; ``forward(x, perturb)`` applies ``perturb`` to each of them on the way.
 """
 
 from torch import nn

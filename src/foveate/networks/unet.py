@@ -7,7 +7,7 @@ few labelled scans and few minutes, steps are worth more than depth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from foveate.config import NetworkConfig
 from foveate.errors import refuse
 from foveate.layers import conv, conv_transpose, instance_norm
 from foveate.text import closest
+
+Upsampling = Callable[[int, int, int, Sequence[int]], nn.Module]  # (dims, inputs, outputs, stride)
 
 
 class Residual(nn.Module):
@@ -43,9 +45,11 @@ class Residual(nn.Module):
 class Up(nn.Module):
     """Decoder stage: up-sample, let attention weigh the skip connection, join, convolve."""
 
-    def __init__(self, dims: int, inputs: int, outputs: int, stride: Sequence[int], config: NetworkConfig) -> None:
+    def __init__(
+        self, dims: int, inputs: int, outputs: int, stride: Sequence[int], config: NetworkConfig, up: Upsampling
+    ) -> None:
         super().__init__()
-        self.up = conv_transpose(dims, inputs, outputs, stride)
+        self.up = up(dims, inputs, outputs, stride)
         self.skip_attention = build_attention("skip", config.attention.skip, outputs, dims, inputs=(1, 2))
         self.body = nn.Sequential(
             conv(dims, 2 * outputs, outputs, bias=False), instance_norm(dims, outputs), nn.LeakyReLU(inplace=True)
@@ -62,6 +66,38 @@ class Up(nn.Module):
         return self.attention(self.body(torch.cat([x, skip], dim=1)))
 
 
+class Decoder(nn.Module):
+    """From the features of an encoder to logits: ``[B, width_i, *S_i]`` finest first -> logits finest first.
+
+    In training it answers with logits of every resolution that has a head, in evaluation with the finest alone.
+    """
+
+    def __init__(self, plan: Plan, channels: int, config: NetworkConfig, up: Upsampling = conv_transpose) -> None:
+        super().__init__()
+        dims, widths, strides = plan.dims, plan.widths, plan.strides
+        self.stages = nn.ModuleList(
+            Up(dims, widths[i + 1], widths[i], strides[i + 1], config, up) for i in reversed(range(len(widths) - 1))
+        )
+        # The two coarsest grids carry too few voxels to be worth a loss of their own.
+        heads = max(len(widths) - 2, 1) if config.deep_supervision else 1
+        self.heads = nn.ModuleList(conv(dims, width, channels, kernel=1) for width in widths[:heads])
+
+    def features(self, skips: Sequence[Tensor]) -> list[Tensor]:
+        """Decoded features ``[B, width_i, *S_i]``, finest first."""
+        *skips, x = skips
+        features = [x]  # of use to a head only where there is a single stage
+        for stage in self.stages:
+            x = stage(x, skips.pop())
+            features.append(x)
+        return features[::-1]
+
+    def forward(self, skips: Sequence[Tensor]) -> Tensor | list[Tensor]:
+        features = self.features(skips)
+        if not self.training:
+            return self.heads[0](features[0])
+        return [head(feature) for head, feature in zip(self.heads, features, strict=False)]
+
+
 class UNet(nn.Module):
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
         super().__init__()
@@ -72,27 +108,19 @@ class UNet(nn.Module):
             for i, o, stride in zip(inputs, widths, strides, strict=True)
         )
         self.bottleneck = build_attention("bottleneck", config.attention.bottleneck, widths[-1], dims)
-        self.decoder = nn.ModuleList(
-            Up(dims, widths[i + 1], widths[i], strides[i + 1], config) for i in reversed(range(len(widths) - 1))
-        )
-        # The two coarsest grids carry too few voxels to be worth a loss of their own.
-        heads = max(len(widths) - 2, 1) if config.deep_supervision else 1
-        self.heads = nn.ModuleList(conv(dims, width, channels, kernel=1) for width in widths[:heads])
+        self.decoder = Decoder(plan, channels, config)
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        skips = []
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Features of every stage, finest first: ``[B, width_i, *S / strides up to i]``."""
+        features = []
         for stage in self.encoder:
             x = stage(x)
-            skips.append(x)
-        x = self.bottleneck(skips.pop())
-        features = [x]  # of use to a head only where there is a single stage
-        for stage in self.decoder:
-            x = stage(x, skips.pop())
             features.append(x)
-        features.reverse()  # finest first, like the heads
-        if not self.training:
-            return self.heads[0](features[0])
-        return [head(feature) for head, feature in zip(self.heads, features, strict=False)]
+        return [*features[:-1], self.bottleneck(x)]
+
+    def forward(self, x: Tensor, perturb: Callable[[Tensor], Tensor] | None = None) -> Tensor | list[Tensor]:
+        features = self.encode(x)
+        return self.decoder(features if perturb is None else [perturb(feature) for feature in features])
 
 
 def build_attention(slot: str, name: str, channels: int, dims: int, inputs: tuple[int, ...] = (1,)) -> nn.Module:
