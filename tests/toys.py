@@ -7,9 +7,14 @@ import numpy as np
 
 from foveate.batches.cache import PreparedCase, PreparedCohort, write_array
 from foveate.batches.grid import Grid
-from foveate.batches.prepare import _sample_voxels
+from foveate.batches.prepare import sample_voxels
+from foveate.batches.sampler import Sampler
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.config import AugmentConfig
+from foveate.engine.labelling import Labelling
+from foveate.engine.schedule import Schedule
+from foveate.methods import Method
+from foveate.predict.predictor import Predictor
 
 # Nothing changes: what is cut out of a scan is what a batch holds.
 STILL = AugmentConfig(
@@ -57,8 +62,20 @@ def prepared_case(folder: Path, name: str, image: np.ndarray, labels: np.ndarray
     if labels is None:
         return PreparedCase(name, grid, folder / f"{name}.npy")
     write_array(folder / f"{name}.label.npy", labels)
-    write_array(folder / f"{name}.voxels.npy", _sample_voxels(labels))
+    write_array(folder / f"{name}.voxels.npy", sample_voxels(labels))
     return PreparedCase(name, grid, folder / f"{name}.npy", folder / f"{name}.label.npy", folder / f"{name}.voxels.npy")
+
+
+def pseudo_labels(folder: Path, method: Method, sampler: Sampler, schedule: Schedule) -> Callable[[], None]:
+    """What ``train_loop`` calls before a step, so that a method that wants pseudo-labels gets them."""
+    predictor = Predictor(method.average, method.task, sampler.plan)
+    labelling = Labelling(folder / "pseudo", predictor, sampler.cohort, sampler, method, schedule)
+
+    def before_step() -> None:
+        if labelling.due:
+            labelling.make(lambda *_: None)
+
+    return before_step
 
 
 def toy_cohort(

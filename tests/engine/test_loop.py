@@ -16,7 +16,7 @@ from foveate.errors import FoveateError
 from foveate.methods import METHODS, Method, Supervised
 from foveate.networks import build_network
 from foveate.tasks import build_task
-from toys import STILL, prepared_case, tiny_plan, toy_cohort
+from toys import STILL, prepared_case, pseudo_labels, tiny_plan, toy_cohort
 
 PLAN = tiny_plan(2, patch=(8, 8))
 
@@ -58,7 +58,9 @@ def test_losses_decrease(tmp_path, name, precision):
     config = OptimiserConfig(learning_rate=3e-2, warmup_steps=2)
     seen = []
     players = optimisers(method, torch.optim.AdamW)
-    train_loop(fabric(precision), method, players, source, Schedule(60, None), config, seen.append)
+    schedule = Schedule(60, None)
+    before = pseudo_labels(tmp_path, method, source, schedule)
+    train_loop(fabric(precision), method, players, source, schedule, config, seen.append, before)
     assert len(seen) == 60
     labelled = [sum(v for k, v in losses.items() if not k.startswith("unlabelled")) for losses in seen]
     assert np.mean(labelled[-5:]) < 0.5 * np.mean(labelled[:3])

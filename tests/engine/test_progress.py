@@ -66,7 +66,7 @@ def test_preparation_comes_first(clock: Clock) -> None:
     with TrainingProgress(console=console, interval=30) as progress:
         for done in range(1, 51):
             clock.now += 1
-            progress.preparing(done, 50)
+            progress.counting("scans prepared", done, 50)
         progress.update(1, loss=1.0, lr=1e-3, total=9)
     lines = text(console).splitlines()
     assert lines[:3] == ["scans prepared: 1/50", "scans prepared: 31/50", "scans prepared: 50/50"]
@@ -91,7 +91,7 @@ def test_notes_and_names_are_never_read_as_markup() -> None:
 def test_in_a_terminal_there_is_a_bar() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with TrainingProgress(10, console=console) as progress:
-        progress.preparing(2, 3)
+        progress.counting("scans prepared", 2, 3)
         progress.update(4, loss=0.25, lr=1e-3, dice=0.9, seconds_left=5)
         progress.note("half-way")
         time.sleep(0.01)

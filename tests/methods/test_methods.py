@@ -16,7 +16,7 @@ from foveate.engine.schedule import Schedule
 from foveate.methods import METHODS, Supervised
 from foveate.networks import build_network
 from foveate.tasks import build_task
-from toys import tiny_plan, toy_cohort
+from toys import pseudo_labels, tiny_plan, toy_cohort
 
 every_method = pytest.mark.parametrize("name", METHODS)
 unlabelled_method = pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.uses_unlabelled])
@@ -37,7 +37,8 @@ def a_batch(method, plan=None, labelled=2, unlabelled=2, seed=0):
     images, weak = (torch.randn(n, 1, *plan.patch, generator=random) for n in (labelled, unlabelled))
     labels = torch.randint(0, 3, (labelled, *plan.patch), generator=random).to(torch.uint8)
     strong = [weak + torch.randn(weak.shape, generator=random) for _ in range(method.strong_views)]
-    return Batch(images, labels, weak, strong, seed=seed)
+    pseudo = torch.randint(0, 3, (unlabelled, *plan.patch), generator=random).to(torch.uint8)
+    return Batch(images, labels, weak, strong, seed=seed, pseudo=pseudo)
 
 
 def gradients(method, batch, progress=RAMPED):
@@ -65,7 +66,8 @@ def trained(method, folder, plan, steps=6, unlabelled=3):
     optimisers = {key: torch.optim.AdamW(player.parameters()) for key, player in method.players().items()}
     fabric = Fabric(accelerator="cpu", devices=1)
     schedule = Schedule(steps, None)
-    train_loop(fabric, method, optimisers, sampler, schedule, OptimiserConfig(), lambda loss: losses.append(loss))
+    before = pseudo_labels(folder, method, sampler, schedule)
+    train_loop(fabric, method, optimisers, sampler, schedule, OptimiserConfig(), losses.append, before)
     return cases, [len(x) for x in seen], losses
 
 

@@ -246,7 +246,7 @@ def _prepare_case(case: Case, plan: Plan, folder: Path, stop: threading.Event) -
     if not (complete(label, np.uint8, grid.prepared_shape) and complete(voxels, np.int32, (None, 1 + len(grid.order)))):
         array = prepare_label(read_label(case.label), plan, grid)
         write_array(label, array)
-        write_array(voxels, _sample_voxels(array))
+        write_array(voxels, sample_voxels(array))
     return PreparedCase(case.id, grid, image, label, voxels)
 
 
@@ -256,7 +256,7 @@ def _key(files: tuple[Path, ...], plan: Plan, part: str) -> str:
     return hashlib.sha256(json.dumps([VERSION, part, states, settings]).encode()).hexdigest()[:20]
 
 
-def _sample_voxels(label: np.ndarray) -> np.ndarray:
+def sample_voxels(label: np.ndarray) -> np.ndarray:
     """int32 [N, 1 + dims]: label value and index of at most VOXELS_PER_CLASS voxels of each foreground class."""
     tables = [np.zeros((0, 1 + label.ndim), np.int32)]
     for value in np.unique(label):

@@ -9,7 +9,7 @@ a millisecond), so threads fetch ahead; there are no worker processes that could
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,8 +40,9 @@ class Batch:
     """What a method learns from in one step; L labelled and U unlabelled images, on the training device.
 
     images ``[L, C, *S]``, labels ``[L, *S]`` uint8; weak ``[U, C, *S]``: unlabelled images with geometry alone;
-    strong: further views ``[U, C, *S]`` of the same geometry with intensity changes. cases: ids, labelled first.
-    seed: for the random choices that a method makes itself.
+    strong: further views ``[U, C, *S]`` of the same geometry with intensity changes. pseudo: ``[U, *S]`` uint8, the
+    pseudo-labels of the unlabelled images through the same geometry, for a method that has them made. cases: ids,
+    labelled first. seed: for the random choices that a method makes itself.
     """
 
     images: Tensor
@@ -50,6 +51,7 @@ class Batch:
     strong: list[Tensor] = field(default_factory=list)
     cases: list[str] = field(default_factory=list)
     seed: int = 0
+    pseudo: Tensor | None = None
 
 
 @dataclass
@@ -64,8 +66,11 @@ class Regions:
 class Sampler:
     """Draws batches for a plan from prepared cases.
 
-    Labelled images are drawn from ``split.train``, unlabelled ones from ``split.unlabelled``. Raises FoveateError that
-    names the case when a scan cannot be read.
+    Labelled images are drawn from ``split.train``, unlabelled ones from ``split.unlabelled``: once there are any, from
+    those that have a pseudo-label. Raises FoveateError that names the case when a scan cannot be read.
+
+    pseudo: prepared unlabelled cases whose labels are pseudo-labels, by id, put there between two steps. round: how
+    often that has happened.
     """
 
     def __init__(
@@ -80,15 +85,20 @@ class Sampler:
         self.cohort, self.plan, self.augment = cohort, plan, augment
         self.labelled, self.unlabelled = list(split.train), list(split.unlabelled)
         self.seed, self.device = seed, device
+        self.pseudo: dict[str, PreparedCase] = {}
+        self.round = 0
         # As odd or even as the patch: their shared centre must be a voxel of both or a face of both.
         self.region = tuple(n + 2 * math.ceil(n * (MARGIN - 1) / 2) for n in plan.patch)
 
     def read(self, step: int, labelled: int, unlabelled: int) -> tuple[Regions, Regions]:
         """The host part of a batch: which cases, and the regions cut out of them. Thread-safe."""
         random = np.random.default_rng([self.seed, step])
+        known, guessed = self.cohort, self.pseudo
         return (
-            self._cut(_choose(self.labelled, labelled, random), random, with_labels=True),
-            self._cut(_choose(self.unlabelled, unlabelled, random), random, with_labels=False),
+            self._cut(_choose(self.labelled, labelled, random), known, random, with_labels=True),
+            self._cut(_choose(list(guessed), unlabelled, random), guessed, random, with_labels=True)
+            if guessed
+            else self._cut(_choose(self.unlabelled, unlabelled, random), known, random, with_labels=False),
         )
 
     def batch(self, step: int, regions: tuple[Regions, Regions], strong_views: int) -> Batch:
@@ -99,11 +109,11 @@ class Sampler:
         with_labels, without = regions
         images, labels = self._geometry(with_labels, generator)
         images = self._intensity(images, generator)
-        weak, _ = self._geometry(without, generator)
+        weak, pseudo = self._geometry(without, generator)
         strong = [self._intensity(weak, generator) for _ in range(strong_views)] if len(weak) else []
         assert labels is not None
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        return Batch(images, labels, weak, strong, with_labels.cases + without.cases, seed)
+        return Batch(images, labels, weak, strong, with_labels.cases + without.cases, seed, pseudo)
 
     def _geometry(self, regions: Regions, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         plan = self.plan
@@ -123,12 +133,14 @@ class Sampler:
         to_device(params, self.device)
         return change_intensity(images, params)
 
-    def _cut(self, ids: list[str], random: np.random.Generator, with_labels: bool) -> Regions:
+    def _cut(
+        self, ids: list[str], source: Mapping[str, PreparedCase], random: np.random.Generator, with_labels: bool
+    ) -> Regions:
         images = np.zeros((len(ids), len(self.plan.channels), *self.region), np.float16)
         labels = np.zeros((len(ids), *self.region), np.uint8) if with_labels else None
         for i, name in enumerate(ids):
             try:
-                case = self.cohort[name]
+                case = source[name]
                 centre = _centre(case, self.plan.patch, random, with_labels)
                 here, there = _overlap(centre, case.image.shape[1:], self.region)
                 images[i][(slice(None), *there)] = case.image[(slice(None), *here)]

@@ -61,15 +61,17 @@ def train_loop(
     schedule: Schedule,
     config: OptimiserConfig,
     after_step: Callable[[dict[str, float]], None],
+    before_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Train until the schedule is done, telling ``after_step`` the losses of every step.
 
-    Raises FoveateError as ``train_step`` does, and whatever ``after_step`` raises, which is how training is stopped.
+    before_step: may change what the sampler draws from. Raises FoveateError as ``train_step`` does, and whatever the
+    two callbacks raise, which is how training is stopped.
     """
     method.train()
     method.average.eval()
     started = time.monotonic()
-    for batch in read_ahead(sampler, method, schedule):
+    for batch in read_ahead(sampler, method, schedule, before_step):
         rate = schedule.learning_rate(config)
         for optimiser in optimisers.values():
             for group in optimiser.param_groups:
@@ -80,18 +82,22 @@ def train_loop(
         started = time.monotonic()
 
 
-def read_ahead(sampler: Sampler, method: Method, schedule: Schedule) -> Iterator[Batch]:
+def read_ahead(
+    sampler: Sampler, method: Method, schedule: Schedule, before_step: Callable[[], None] = lambda: None
+) -> Iterator[Batch]:
     """Batches for the steps from ``schedule.step`` on, their regions read ahead by a thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-        waiting: dict[int, tuple[tuple[int, int], Future[tuple[Regions, Regions]]]] = {}
+        waiting: dict[int, tuple[tuple[object, ...], Future[tuple[Regions, Regions]]]] = {}
         while not schedule.done:
+            before_step()
             size = sampler.plan.batch
             # Without unlabelled scans every image of the batch is a labelled one, whatever the method.
             shares = method.shares(size, schedule.progress) if sampler.unlabelled else (size, 0)
+            wanted = (*shares, sampler.round)
             for step in range(schedule.step, schedule.step + AHEAD + 1):
                 if step not in waiting:
-                    waiting[step] = shares, pool.submit(sampler.read, step, *shares)
+                    waiting[step] = wanted, pool.submit(sampler.read, step, *shares)
             asked, regions = waiting.pop(schedule.step)
-            # What was read ahead was sized for the shares of then: the change-over step is read again.
-            ready = regions.result() if asked == shares else sampler.read(schedule.step, *shares)
+            # What was read ahead was sized for the shares, and has the labels, of then: it is read again.
+            ready = regions.result() if asked == wanted else sampler.read(schedule.step, *shares)
             yield sampler.batch(schedule.step, ready, method.strong_views)

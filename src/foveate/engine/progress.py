@@ -79,12 +79,12 @@ class TrainingProgress:
         if time.monotonic() - self._last_line >= self.interval:
             self._line(self._text)
 
-    def preparing(self, done: int, cases: int) -> None:
-        """Show how many of the cases are prepared, before the first step."""
+    def counting(self, what: str, done: int, cases: int) -> None:
+        """Show how many of the cases are done, such as "scans prepared", between steps."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=cases, description="scans prepared")
+            self._bar.update(self._task, completed=done, total=cases, description=what)
         elif not self.quiet and (done == cases or time.monotonic() - self._last_line >= self.interval):
-            self._line(f"scans prepared: {done}/{cases}")
+            self._line(f"{what}: {done}/{cases}")
             self._text = self._last_text
             self._last_line = self._last_line if done < cases else float("-inf")
 

@@ -10,6 +10,7 @@ import torch
 from torch.optim import AdamW, Optimizer
 
 from foveate.config import Config, OptimiserConfig
+from foveate.engine.labelling import Labelling
 from foveate.engine.progress import TrainingProgress
 from foveate.engine.run import RunFolder
 from foveate.engine.schedule import Schedule
@@ -33,7 +34,8 @@ def build_optimisers(method: Method, config: OptimiserConfig) -> dict[str, Optim
 class Recorder:
     """Called after every step with its losses. Holds the optimisers, because it saves and restores all that changes.
 
-    validate: gives the mean Dice of the held-back cases, or None when there are none.
+    labelling: makes pseudo-labels when the method wants some. validate: gives the mean Dice of the held-back cases, or
+    None when there are none.
     """
 
     def __init__(
@@ -44,10 +46,11 @@ class Recorder:
         progress: TrainingProgress,
         stop: StopSignals,
         settings: Config,
+        labelling: Labelling,
         validate: Callable[[], float] | None,
     ) -> None:
         self.folder, self.schedule, self.method = folder, schedule, method
-        self.progress, self.stop, self.validate = progress, stop, validate
+        self.progress, self.stop, self.labelling, self.validate = progress, stop, labelling, validate
         self.checkpoint_seconds = settings.checkpoint_seconds
         self.optimisers = build_optimisers(method, settings.optimiser)
         self.saved_at = time.monotonic()
@@ -74,11 +77,29 @@ class Recorder:
             self._validate(int(schedule.progress * VALIDATIONS))
         if schedule.step % LOG_EVERY == 0:
             self.log()
-        if self.stop.requested:
-            self.save()
-            raise self.stop.stopped(schedule.step)
+        self._heed()
         if time.monotonic() - self.saved_at >= self.checkpoint_seconds:
             self.save()
+
+    def before_step(self) -> None:
+        """Pseudo-labels, when they are due. Raises Stopped as a step does; the labels made so far are kept."""
+        if not self.labelling.due:
+            return
+
+        def labelled(done: int, scans: int) -> None:
+            self.progress.counting("scans labelled", done, scans)
+            self._heed()
+
+        started = time.monotonic()
+        self.labelling.make(labelled)
+        made = {"labelled": len(self.labelling.sampler.pseudo), "round": self.labelling.sampler.round}
+        took = round(time.monotonic() - started, 2)
+        self.folder.log({"step": self.schedule.step, "seconds": round(self.schedule.elapsed, 2), **made, "took": took})
+
+    def _heed(self) -> None:
+        if self.stop.requested:
+            self.save()
+            raise self.stop.stopped(self.schedule.step)
 
     @property
     def learning_rate(self) -> float:
@@ -116,6 +137,7 @@ class Recorder:
             self._validate(VALIDATIONS)
         self.log()
         self.save()
+        self.labelling.remove()
 
     def _validate(self, count: int) -> None:
         assert self.validate is not None
@@ -128,6 +150,7 @@ class Recorder:
             "method": dict(self.method.state_dict()),
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "rng": torch.get_rng_state(),
+            "round": self.labelling.sampler.round,
             "recorder": {
                 "validations": self.validations,
                 "dice": self.dice,
@@ -142,5 +165,6 @@ class Recorder:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         torch.set_rng_state(state["rng"])
+        self.labelling.use(state["round"])
         for name, value in state["recorder"].items():
             setattr(self, name, value)

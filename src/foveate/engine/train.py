@@ -22,6 +22,7 @@ from foveate.cohort.split import split_cases
 from foveate.config import Config, load_config
 from foveate.engine.device import launch, workers
 from foveate.engine.fit_plan import explain_out_of_memory, fit_plan, out_of_memory
+from foveate.engine.labelling import Labelling
 from foveate.engine.loop import train_loop
 from foveate.engine.progress import TrainingProgress
 from foveate.engine.recorder import Recorder
@@ -99,7 +100,7 @@ def train(
             progress.note(f"There are no unlabelled scans, so {settings.method.name} trains as supervised does.")
 
         def prepared_one(done: int, cases: int) -> None:
-            progress.preparing(done, cases)
+            progress.counting("scans prepared", done, cases)
             if stop.requested:
                 raise stop.stopped(0)
 
@@ -111,12 +112,22 @@ def train(
         sampler = Sampler(prepared, plan, settings.augment, split, settings.seed, fabric.device)
         predictor = Predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
         validate = Validation(predictor, prepared, split.validation) if split.validation else None
-        recorder = Recorder(folder, schedule, learner, progress, stop, settings, validate)
+        labelling = Labelling(folder.path / "pseudo", predictor, prepared, sampler, learner, schedule)
+        recorder = Recorder(folder, schedule, learner, progress, stop, settings, labelling, validate)
         if checkpoint := folder.restore():
             recorder.restore(checkpoint[1])
             progress.note(f"Continuing from step {checkpoint[0]}.")
         try:
-            train_loop(fabric, learner, recorder.optimisers, sampler, schedule, settings.optimiser, recorder)
+            train_loop(
+                fabric,
+                learner,
+                recorder.optimisers,
+                sampler,
+                schedule,
+                settings.optimiser,
+                after_step=recorder,
+                before_step=recorder.before_step,
+            )
         except RuntimeError as error:
             if out_of_memory(error):
                 raise explain_out_of_memory(fabric, plan, settings.network) from error

@@ -22,6 +22,7 @@ class Method(nn.Module):
     """Base of the methods. ``state_dict()`` holds student and averaged weights, so a checkpoint needs no more.
 
     strong_views: strongly augmented views wanted of each unlabelled image.
+    labellings: how often the engine labels all unlabelled scans with the average, from ``start`` on (Batch.pseudo).
     confidence: a pseudo-label teaches where it is surer than this, unless the configuration says otherwise (sureness).
     build: makes another network for the same task and plan, with other random weights; ``build("name")`` one of
         another architecture. For the methods that train more than one.
@@ -31,6 +32,7 @@ class Method(nn.Module):
 
     strong_views: ClassVar[int] = 0
     uses_unlabelled: ClassVar[bool] = True
+    labellings: ClassVar[int] = 0
     confidence: ClassVar[float] = 0.0
 
     def __init__(

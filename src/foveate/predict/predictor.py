@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +25,7 @@ from foveate.predict.device import bfloat16_pays, pick_device
 from foveate.predict.model_file import WEIGHTS, find_model, load_model
 from foveate.predict.resample import Restorer, way_back
 from foveate.predict.sliding import Scan, Windows, divide, place_windows, roll
+from foveate.predict.views import View
 from foveate.tasks import Segmentation, build_task
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -32,6 +35,14 @@ Precision = Literal["auto", "float32", "bfloat16"]
 ACTIVATIONS = 1 << 30
 # Bytes for the sums of logits.
 SUMS = 3 << 28
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """What an answer is averaged over, beside the image itself: mirrorings of spatial axes, and other views."""
+
+    mirror: tuple[int, ...] = ()
+    views: Sequence[View] = ()
 
 
 class Predictor:
@@ -88,12 +99,16 @@ class Predictor:
             volume = self.read([Path(source)] if isinstance(source, str | Path) else [Path(file) for file in source])
         axes = self._mirror_axes(mirror)
         image, grid = prepare_volume(volume, self.plan)
-        return self._label(image, grid, axes, overlap)
+        return self._label(image, grid, Averaging(axes), overlap, self.task.decode)
 
-    def predict_prepared(self, image: np.ndarray) -> np.ndarray:
-        """Labels of a prepared scan ``[C, *S']`` on its own grid: uint8 ``[*S']``."""
+    def predict_prepared(self, image: np.ndarray, views: Sequence[View] = (), sureness: float = 0.0) -> np.ndarray:
+        """Labels of a prepared scan ``[C, *S']`` on its own grid: uint8 ``[*S']``.
+
+        views: averaged over beside the image itself. sureness: 255 is written where the answer is less sure than this.
+        """
         tensor = torch.from_numpy(np.array(image, np.float32))
-        return self._label(tensor, Grid.unchanged(tensor.shape[1:]), (), 0.5)
+        decode = partial(self.task.decode, sureness=sureness)
+        return self._label(tensor, Grid.unchanged(tensor.shape[1:]), Averaging(views=views), 0.5, decode)
 
     def read(self, files: Sequence[Path]) -> Volume:
         """The files of one case, which are its channels. Raises InputError when the model wants other channels."""
@@ -102,7 +117,9 @@ class Predictor:
         return read_image(files, wanted if len(files) == 1 < wanted else None)
 
     @torch.inference_mode()
-    def _label(self, image: Tensor, grid: Grid, axes: tuple[int, ...], overlap: float) -> np.ndarray:
+    def _label(
+        self, image: Tensor, grid: Grid, averaging: Averaging, overlap: float, decode: Callable[[Tensor], Tensor]
+    ) -> np.ndarray:
         windows = self._windows(grid.prepared_shape, overlap)
         taps = way_back(grid)
         labels = np.zeros(grid.original_shape, np.uint8)
@@ -112,9 +129,9 @@ class Predictor:
         # A single window has its logits in memory already: dividing it would only compute it again.
         budget = max(SUMS, 8 * voxels * (self.task.channels + 1)) if windows.single else SUMS
         axis, columns = divide(windows, taps, self.task.channels, budget)
-        scan = Scan(image, windows, self.task.channels, lambda x: self._logits(x, axes), batch, self.device)
+        scan = Scan(image, windows, self.task.channels, partial(self._logits, averaging=averaging), batch, self.device)
         for column in columns:
-            roll(scan, column, axis, Restorer(column, axis, taps, windows.before, self.task.decode, canonical))
+            roll(scan, column, axis, Restorer(column, axis, taps, windows.before, decode, canonical))
         return labels
 
     def _windows(self, shape: tuple[int, ...], overlap: float) -> Windows:
@@ -136,24 +153,31 @@ class Predictor:
         """Estimate of what one voxel of input takes while a U-Net runs: eight full-resolution maps, and logits."""
         return (2 if self.bfloat16 else 4) * 8 * self.plan.widths[0] + 4 * 3 * self.task.channels
 
-    def _logits(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
-        """Logits of a batch of windows in float32, averaged over mirrorings of the spatial ``axes``."""
+    def _logits(self, x: Tensor, averaging: Averaging) -> Tensor:
+        """Logits of a batch of windows in float32, averaged over what the network is shown of them."""
         total: Tensor | None = None
-        flips = [c for n in range(len(axes) + 1) for c in itertools.combinations([a + 2 for a in axes], n)]
+        flips = [c for n in range(len(averaging.mirror) + 1) for c in itertools.combinations(averaging.mirror, n)]
         for flip in flips:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-                logits = self.network(x.flip(flip) if flip else x)
-            logits = logits.float().flip(flip) if flip else logits.float()
+            axes = [axis + 2 for axis in flip]
+            logits = self._answer(x.flip(axes) if axes else x)
+            logits = logits.flip(axes) if axes else logits
             total = logits if total is None else total.add_(logits)
         assert total is not None
-        if len(flips) > 1:
-            total /= len(flips)
+        for view in averaging.views:
+            total += view.back(self._answer(view.of(x)))
+        if len(flips) + len(averaging.views) > 1:
+            total /= len(flips) + len(averaging.views)
         if not total.sum().isfinite():
             raise FoveateError(
                 "The network answered with numbers that are not finite. Its weights are damaged, or bfloat16 is not "
                 "precise enough for it: try precision float32, or train again."
             )
         return total
+
+    def _answer(self, x: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            logits: Tensor = self.network(x)
+        return logits.float()
 
     def _mirror_axes(self, mirror: bool | Sequence[int]) -> tuple[int, ...]:
         if isinstance(mirror, bool):

@@ -103,14 +103,20 @@ class Segmentation:
         )
         return Target(values, (sureness >= confidence).float())
 
-    def decode(self, logits: Tensor) -> Tensor:
-        """Label values ``[B, *S]`` uint8: the best class, or regions painted from the largest set of values on."""
+    def decode(self, logits: Tensor, sureness: float = 0.0) -> Tensor:
+        """Label values ``[B, *S]`` uint8: the best class, or regions painted from the largest set of values on.
+
+        255, which teaches nothing, is written where the answer is less sure than ``sureness``.
+        """
         values = self.values.to(logits.device)
-        if not self.regions:
-            return values[logits.max(1).indices]  # several times as fast as argmax on a CPU
-        labels = torch.zeros(logits.shape[0], *logits.shape[2:], dtype=torch.uint8, device=logits.device)
-        for k in self.painting:
-            labels = torch.where(logits[:, k] > 0, values[k], labels)
+        if self.regions:
+            labels = torch.zeros(logits.shape[0], *logits.shape[2:], dtype=torch.uint8, device=logits.device)
+            for k in self.painting:
+                labels = torch.where(logits[:, k] > 0, values[k], labels)
+        else:
+            labels = values[logits.max(1).indices]  # several times as fast as argmax on a CPU
+        if sureness:
+            labels[self.pseudo_label(logits, sureness).weight[:, 0] == 0] = IGNORE
         return labels
 
     def score(self, predicted: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,95 @@
+"""Pseudo-labels of whole unlabelled scans: made between two steps, kept in the run folder, given to the sampler."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from foveate.batches.cache import PreparedCase, PreparedCohort, write_array
+from foveate.batches.prepare import sample_voxels
+from foveate.batches.sampler import Sampler
+from foveate.engine.schedule import Schedule
+from foveate.methods import Method
+from foveate.predict.predictor import Predictor
+from foveate.predict.views import View, draw_views
+
+VIEWS = 6  # of each scan, beside the scan as it is
+SHARE = 0.06  # of a bound in seconds, that one round may take: scans that it does not reach keep what they had
+
+
+class Labelling:
+    """Has the unlabelled scans labelled by the method's average, in as many rounds as the method wants.
+
+    The first round is made at the method's start, the others follow evenly. folder: one folder a round, because a run
+    that goes on from an older checkpoint needs the round before; every file in them was written whole, so that a round
+    that was cut short goes on where it stopped.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        predictor: Predictor,
+        prepared: PreparedCohort,
+        sampler: Sampler,
+        method: Method,
+        schedule: Schedule,
+    ) -> None:
+        self.folder, self.predictor, self.prepared = folder, predictor, prepared
+        self.sampler, self.method, self.schedule = sampler, method, schedule
+
+    @property
+    def due(self) -> bool:
+        wanted, start = self.method.labellings, self.method.config.start
+        if (
+            self.sampler.round >= wanted
+            or not self.sampler.unlabelled
+            or not self.method.weight(self.schedule.progress)
+        ):
+            return False
+        return self.schedule.progress >= start + (1 - start) * self.sampler.round / wanted
+
+    def make(self, between: Callable[[int, int], None]) -> None:
+        """The next round. ``between`` is told how many scans are labelled, of how many, after each of them."""
+        number, started = self.sampler.round + 1, time.monotonic()
+        names = sorted(self.sampler.unlabelled)
+        random.Random(f"labelling {number}").shuffle(names)  # which scans a short time reaches
+        views = draw_views(VIEWS, self.predictor.plan.spacing, self.predictor.plan.mirror_axes, number)
+        for done, name in enumerate(names, start=1):
+            if not self._labelled(name, number).label_path.exists():  # type: ignore[union-attr]
+                self._label(name, number, views)
+            between(done, len(names))
+            if self.schedule.seconds and time.monotonic() - started > SHARE * self.schedule.seconds:
+                break
+        self.use(number)
+
+    def use(self, rounds: int) -> None:
+        """Give the newest label of every scan, of the first ``rounds`` rounds, to the sampler."""
+        found = {}
+        for name in self.sampler.unlabelled:
+            cases = (self._labelled(name, number) for number in range(rounds, 0, -1))
+            if newest := next((case for case in cases if case.label_path.exists()), None):  # type: ignore[union-attr]
+                found[name] = newest
+        # Labels that somebody deleted are made again, by the average as it is now.
+        self.sampler.round, self.sampler.pseudo = rounds if found else 0, found
+
+    def remove(self) -> None:
+        """Training is over: nobody needs the labels any more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _labelled(self, name: str, number: int) -> PreparedCase:
+        case = self.prepared[name]
+        stem = self.folder / f"round-{number}" / case.image_path.stem
+        return replace(case, label_path=stem.with_suffix(".label.npy"), voxels_path=stem.with_suffix(".voxels.npy"))
+
+    def _label(self, name: str, number: int, views: list[View]) -> None:
+        case = self._labelled(name, number)
+        assert case.label_path is not None
+        assert case.voxels_path is not None
+        case.label_path.parent.mkdir(parents=True, exist_ok=True)
+        labels = self.predictor.predict_prepared(case.image, views, self.method.sureness)
+        write_array(case.voxels_path, sample_voxels(labels))
+        write_array(case.label_path, labels)  # last: it is what makes the case labelled

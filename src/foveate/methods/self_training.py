@@ -1,0 +1,29 @@
+"""Self-training: the averaged network labels whole unlabelled scans, and the student learns these labels as its own.
+
+Sources: Lee, "Pseudo-Label", ICML workshop 2013; Xie et al., "Self-training with Noisy Student", CVPR 2020; Yang et
+al., "ST++", CVPR 2022.
+Departures: one run in place of several trainings: the same student goes on, with its learning rate, after each
+labelling; the teacher is its average, asked for several rotated and zoomed views of every scan; unlabelled images
+take a share of every batch. So a step costs what a supervised one costs, and labelling a few per cent of the time.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from foveate.batches.sampler import Batch
+from foveate.methods.method import Method, divide, weighted
+
+
+class SelfTraining(Method):
+    strong_views: ClassVar[int] = 1
+    labellings: ClassVar[int] = 2
+
+    def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
+        assert batch.pseudo is not None
+        known, guessed = divide(self.network(torch.cat([batch.images, batch.strong[0]])), len(batch.images))
+        losses = self.task.loss(known, self.task.encode(batch.labels))
+        return losses | weighted(self.task.loss(guessed, self.task.encode(batch.pseudo)), weight)
