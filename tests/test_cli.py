@@ -96,10 +96,10 @@ def test_the_options_of_train_are_those_of_the_function() -> None:
 def test_predict_hands_over(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     calls = Calls([Path("out/a.nii.gz")])
     monkeypatch.setattr("foveate.predict.files.predict_files", calls)
-    assert leave("predict", "r", "in", "out", "--mirror", "--device", "cpu") == 0
+    assert leave("predict", "r", "in", "out", "--mirror", "--views", "3", "--device", "cpu") == 0
     (args, named) = calls[0]
     assert args == (Path("r"), Path("in"), Path("out"))
-    assert {"device": "cpu", "mirror": True}.items() <= named.items()
+    assert {"device": "cpu", "mirror": True, "views": 3}.items() <= named.items()
     named["progress"](1, 1)
     assert capsys.readouterr().out == "out/a.nii.gz\n"
 

@@ -69,7 +69,9 @@ def train(
     labelled: Labelled = None,
     minutes: Annotated[float | None, typer.Option(help="Time for the whole command; 60 if neither is given.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps, in place of --minutes.")] = None,
-    method: Annotated[str | None, typer.Option(help="supervised (default), mean_teacher or copy_paste.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="supervised (default), mean_teacher, copy_paste or self_training.")
+    ] = None,
     network: Annotated[str | None, typer.Option(help="unet (default).")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, split, sampling and augmentation.")] = None,
     device: Device = None,
@@ -112,12 +114,13 @@ def predict(
     out: Annotated[Path, typer.Argument(help="File or folder for the segmentations.", metavar="OUT")],
     device: Device = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored images: slower.")] = False,
+    views: Annotated[int, typer.Option(help="Average over so many turned and zoomed views: slower.", min=0)] = 0,
 ) -> None:
     """Segment images; each comes back on its own grid, as uint8 NIfTI (PNG for pictures)."""
     from foveate.predict.files import predict_files
 
     with _bar("scans predicted") as progress:
-        paths = predict_files(run, input_, out, device=device or "auto", mirror=mirror, progress=progress)
+        paths = predict_files(run, input_, out, device=device or "auto", mirror=mirror, views=views, progress=progress)
     for path in paths:
         typer.echo(str(path))
 

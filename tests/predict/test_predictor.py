@@ -15,6 +15,7 @@ from foveate.networks import build_network
 from foveate.predict import predictor
 from foveate.predict.device import bfloat16_pays, pick_device
 from foveate.predict.predictor import Predictor
+from foveate.predict.views import draw_views
 from foveate.tasks import build_task
 
 CLASSES = {"one": 1, "two": 2}
@@ -173,6 +174,19 @@ def test_mirroring_averages_over_axes():
     np.testing.assert_array_equal(along_other, plain)
     with pytest.raises(InputError, match="mirror_axes: found none"):
         make(LeftOnly(), make_plan()).predict(labels, spacing=(1, 1, 1), mirror=True)
+
+
+def test_views_are_averaged_with_the_scan_as_it_is():
+    array = shapes((16, 16, 16)) + np.random.default_rng(0).normal(0, 0.4, (16, 16, 16)).astype(np.float32)
+    model = make(Identity(), make_plan())
+    plain = model.predict(array, spacing=(1, 1, 1))
+    x = torch.from_numpy(array)[None, None]
+    answers = [model.network(x)] + [view.back(model.network(view.of(x))) for view in draw_views(4, (1, 1, 1), (), 0)]
+    expected = model.task.decode(torch.stack(answers).mean(0))[0].numpy()
+    found = model.predict(array, spacing=(1, 1, 1), views=4)
+    np.testing.assert_array_equal(found, expected)
+    assert (found != plain).any()
+    assert np.mean(found == plain) > 0.8
 
 
 def test_regions_and_values_of_the_plan_are_what_comes_back():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from foveate.batches.sampler import Batch
-from foveate.methods.method import Method, divide, weighted
+from foveate.methods.method import Method
 
 
 class SelfTraining(Method):
@@ -24,6 +24,6 @@ class SelfTraining(Method):
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         assert batch.pseudo is not None
-        known, guessed = divide(self.network(torch.cat([batch.images, batch.strong[0]])), len(batch.images))
-        losses = self.task.loss(known, self.task.encode(batch.labels))
-        return losses | weighted(self.task.loss(guessed, self.task.encode(batch.pseudo)), weight)
+        target = self.task.encode(torch.cat([batch.labels, batch.pseudo]))
+        target.weight[len(batch.labels) :] *= weight
+        return self.task.loss(self.network(torch.cat([batch.images, batch.strong[0]])), target)

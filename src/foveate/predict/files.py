@@ -24,6 +24,7 @@ def predict_files(
     *,
     device: str = "auto",
     mirror: bool = False,
+    views: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Label a scan or a folder of scans; returns the files written, in order of the cases.
@@ -31,7 +32,8 @@ def predict_files(
     run: run or model folder, or a Predictor. input: an image, a folder of images (``_0000`` suffixes name
     channels), or a dataset folder with imagesTs/, images/ or imagesTr/. out: a folder, or for one input file the
     file to write. Results are uint8 on the input's own grid, ``CASE.nii.gz`` or ``CASE.png``; a result that is
-    there already is replaced by a complete new one only. progress: called with (cases done, cases in all).
+    there already is replaced by a complete new one only. mirror, views: see ``Predictor.predict``. progress: called
+    with (cases done, cases in all).
 
     Raises InputError before any work when nothing can be predicted or an output would replace an input; and at
     the end, when the other cases are done, with each case that could not be read.
@@ -46,7 +48,7 @@ def predict_files(
     for number, (case, output) in enumerate(zip(cases, outputs, strict=True), 1):
         try:
             volume = predictor.read(case.images)
-            labels = predictor.predict(volume, mirror=mirror)
+            labels = predictor.predict(volume, mirror=mirror, views=views)
         except InputError as error:
             problems += [replace(problem, case=case.id) for problem in error.problems]
         else:

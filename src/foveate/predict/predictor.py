@@ -25,7 +25,7 @@ from foveate.predict.device import bfloat16_pays, pick_device
 from foveate.predict.model_file import WEIGHTS, find_model, load_model
 from foveate.predict.resample import Restorer, way_back
 from foveate.predict.sliding import Scan, Windows, divide, place_windows, roll
-from foveate.predict.views import View
+from foveate.predict.views import View, draw_views
 from foveate.tasks import Segmentation, build_task
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -77,6 +77,7 @@ class Predictor:
         spacing: Sequence[float] | None = None,
         affine: np.ndarray | None = None,
         mirror: bool | Sequence[int] = False,
+        views: int = 0,
         overlap: float = 0.5,
     ) -> np.ndarray:
         """Labels of a scan on its own voxel grid: uint8 ``[*S]``.
@@ -85,7 +86,8 @@ class Predictor:
         spacing: voxel size of an array in mm, whose axes then run right, anterior, superior; affine: its 4x4
         matrix instead (voxel index -> RAS mm). A 3D array needs one of them.
         mirror: average over all mirrorings of the plan's axes, or of the canonical (RAS) axes given; 2^axes times
-        the work. overlap: share of a window that the next one covers again.
+        the work. views: average over so many turned and zoomed views beside the scan as it is, each as much work.
+        overlap: share of a window that the next one covers again.
 
         Raises InputError when the source cannot be read or does not fit the model.
         """
@@ -97,9 +99,10 @@ class Predictor:
             volume = source
         else:
             volume = self.read([Path(source)] if isinstance(source, str | Path) else [Path(file) for file in source])
-        axes = self._mirror_axes(mirror)
+        drawn = draw_views(views, self.plan.spacing, self.plan.mirror_axes, seed=0)
+        averaging = Averaging(self._mirror_axes(mirror), drawn)
         image, grid = prepare_volume(volume, self.plan)
-        return self._label(image, grid, Averaging(axes), overlap, self.task.decode)
+        return self._label(image, grid, averaging, overlap, self.task.decode)
 
     def predict_prepared(self, image: np.ndarray, views: Sequence[View] = (), sureness: float = 0.0) -> np.ndarray:
         """Labels of a prepared scan ``[C, *S']`` on its own grid: uint8 ``[*S']``.
