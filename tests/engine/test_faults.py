@@ -23,6 +23,7 @@ from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.engine.checkpoint import Checkpoints
 from foveate.engine.train import train
 from foveate.errors import FoveateError, InputError
+from foveate.methods import SelfTraining
 from foveate.tasks import Segmentation
 
 STEPS = 30
@@ -144,6 +145,27 @@ def test_killed_runs_go_on_bitwise_equal(data: Path, run: Path, ended: Path) -> 
     assert "Falling back to step-" in said
     assert weights(run) == weights(ended)
     check_log(run)
+
+
+def test_a_killed_run_goes_on_with_the_pseudo_labels_of_its_round(data: Path, run: Path, tmp_path: Path) -> None:
+    option = ("--method", "self_training")
+    undisturbed = prepared_run(tmp_path / "undisturbed")
+    code, said = finish(start(data, undisturbed, *option))
+    assert code == 0, said
+    assert not (undisturbed / "pseudo").exists()
+    for step in (8, 20):  # after the first round of labels, and after the last
+        process = start(data, run, "--resume", *option)
+        wait_for_step(process, run, step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert (run / "pseudo").exists()
+    code, said = finish(start(data, run, "--resume", *option))
+    assert code == 0, said
+    assert weights(run) == weights(undisturbed)
+    check_log(run)
+    rounds = [record["round"] for record in map(json.loads, (run / "log.jsonl").open()) if "round" in record]
+    assert rounds == sorted(set(rounds))
+    assert len(rounds) == SelfTraining.labellings
 
 
 def test_sigterm_saves_and_the_run_goes_on_bitwise_equal(data: Path, run: Path, ended: Path) -> None:

@@ -94,7 +94,9 @@ class Recorder:
         self.labelling.make(labelled)
         made = {"labelled": len(self.labelling.sampler.pseudo), "round": self.labelling.sampler.round}
         took = round(time.monotonic() - started, 2)
-        self.folder.log({"step": self.schedule.step, "seconds": round(self.schedule.elapsed, 2), **made, "took": took})
+        # Before the coming step, so that a run that goes on from a checkpoint of this one does not write it twice.
+        step, seconds = self.schedule.step + 1, round(self.schedule.elapsed, 2)
+        self.folder.log({"step": step, "seconds": seconds, **made, "took": took})
 
     def _heed(self) -> None:
         if self.stop.requested:
