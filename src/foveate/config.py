@@ -38,14 +38,15 @@ class MethodConfig(Strict):
     """Name of METHODS and the options of the methods that learn from unlabelled scans.
 
     unlabelled_weight: weight of the unlabelled loss once ramped up; 0 makes every method supervised.
-    start: fraction of training before unlabelled scans enter. ramp: fraction over which their weight grows.
+    start: fraction of training before unlabelled scans enter; none: the method's own. ramp: fraction over which their
+    weight grows.
     confidence: a voxel teaches only where the teacher's highest probability reaches this value; none: the method's own.
     """
 
     # No method has measured better than the baseline yet; docs/benchmarks.md says how that was judged.
     name: str = "supervised"
     unlabelled_weight: float = Field(default=1.0, ge=0)
-    start: float = Field(default=0.2, ge=0, lt=1)
+    start: float | None = Field(default=None, ge=0, lt=1)
     ramp: float = Field(default=0.1, ge=0, le=1)
     confidence: float | None = Field(default=None, ge=0, lt=1)
 

@@ -43,7 +43,7 @@ class Labelling:
 
     @property
     def due(self) -> bool:
-        wanted, start = self.method.labellings, self.method.config.start
+        wanted, start = self.method.labellings, self.method.start
         if (
             self.sampler.round >= wanted
             or not self.sampler.unlabelled

@@ -23,6 +23,7 @@ class Method(nn.Module):
 
     strong_views: strongly augmented views wanted of each unlabelled image.
     labellings: how often the engine labels all unlabelled scans with the average, from ``start`` on (Batch.pseudo).
+    start: progress from which unlabelled scans teach, unless the configuration says otherwise.
     confidence: a pseudo-label teaches where it is surer than this, unless the configuration says otherwise (sureness).
     build: makes another network for the same task and plan, with other random weights; ``build("name")`` one of
         another architecture. For the methods that train more than one.
@@ -34,6 +35,7 @@ class Method(nn.Module):
     uses_unlabelled: ClassVar[bool] = True
     labellings: ClassVar[int] = 0
     confidence: ClassVar[float] = 0.0
+    start: float = 0.2
 
     def __init__(
         self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None
@@ -41,6 +43,7 @@ class Method(nn.Module):
         super().__init__()
         self.network, self.task, self.config, self.decay = network, task, config, decay
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
+        self.start = self.start if config.start is None else config.start
         self.sureness = self.confidence if config.confidence is None else config.confidence
 
     def players(self) -> dict[str, nn.Module]:
@@ -49,9 +52,9 @@ class Method(nn.Module):
 
     def weight(self, progress: float) -> float:
         """Weight of the unlabelled loss: 0 until ``start``, then a Gaussian ramp of length ``ramp`` (Laine 2017)."""
-        if not self.uses_unlabelled or progress < self.config.start:
+        if not self.uses_unlabelled or progress < self.start:
             return 0.0
-        t = 1.0 if self.config.ramp == 0 else min((progress - self.config.start) / self.config.ramp, 1.0)
+        t = 1.0 if self.config.ramp == 0 else min((progress - self.start) / self.config.ramp, 1.0)
         return self.config.unlabelled_weight * math.exp(-5.0 * (1 - t) ** 2)
 
     def shares(self, batch: int, progress: float) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from foveate.methods.method import Method
 class SelfTraining(Method):
     strong_views: ClassVar[int] = 1
     labellings: ClassVar[int] = 2
+    start = 0.3  # a teacher that has seen less makes labels that are not worth learning
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         assert batch.pseudo is not None
