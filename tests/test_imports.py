@@ -22,6 +22,7 @@ ORDER = [
     ("metrics",),  # metrics and report stand below the engine, because training ends by writing its report
     ("report",),
     ("engine",),
+    ("bench",),
     ("demo",),
     ("cli",),
     ("__main__",),

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from foveate import __version__
+from foveate.bench.commands import app as bench_app
 from foveate.errors import FoveateError
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train medical-image models from few labelled and many unlabelled scans. Not a medical device.",
 )
+app.add_typer(bench_app, name="bench")
 _verbose = False
 
 Data = Annotated[Path, typer.Argument(help="Dataset folder: nnU-Net raw, MSD, or images/ + labels/.", metavar="DATA")]

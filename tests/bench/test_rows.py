@@ -1,0 +1,149 @@
+"""Rows are kept whatever happens: killed at any file operation, or written by many processes at once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made import row
+
+from foveate.bench.rows import CASES, append_row, read_rows, run_name
+from foveate.errors import InputError
+
+# Kills itself at the n-th operation on a file while it adds a row, for n = 1, 2, ... until it is done before; after
+# each kill the rows that were there must be there, and the new one at most once.
+KILLED_EVERYWHERE = """
+import os, signal, sys
+from pathlib import Path
+from foveate.bench.rows import append_row, read_rows, run_name
+from made import row
+
+path = Path(sys.argv[1])
+operations = ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate", "fcntl.flock")
+
+def add(new, fatal):
+    count = 0
+    def hook(event, arguments):
+        nonlocal count
+        if event in operations:
+            count += 1
+            if count == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+    append_row(path, new)
+    os._exit(0)
+
+written, fatal, killed = ["supervised"], 0, 0
+append_row(path, row())
+while True:
+    fatal += 1
+    new = row(f"method_{fatal}")
+    child = os.fork()
+    if child == 0:
+        add(new, fatal)
+    status = os.waitpid(child, 0)[1]
+    names = [found["method"] for found in read_rows(path)]
+    assert names[: len(written)] == written, (fatal, names)
+    assert names[len(written) :] in ([], [new["method"]]), (fatal, names)
+    if not os.WIFSIGNALED(status):
+        assert names[-1] == new["method"]
+        break
+    killed += 1
+    assert append_row(path, new) == (len(names) == len(written)), "what the kill left is finished, and not doubled"
+    written.append(new["method"])
+    assert [found["method"] for found in read_rows(path)] == written
+print(killed)
+"""
+
+MANY = """
+import sys
+from pathlib import Path
+from foveate.bench.rows import append_row
+from made import row
+
+for seed in range(20):
+    append_row(Path(sys.argv[1]), row(sys.argv[2], seed=seed))
+    append_row(Path(sys.argv[1]), row("everybody", seed=seed))
+"""
+
+
+def run(script: str, *arguments: object) -> subprocess.Popen[str]:
+    folders = [str(folder) for folder in Path(__file__).resolve().parents[:2]]  # made.py, toys.py
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {folders!r}\n{script}", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills with SIGKILL")
+def test_killed_at_any_file_operation_no_row_is_lost_and_none_counted_twice(tmp_path: Path) -> None:
+    out, err = (process := run(KILLED_EVERYWHERE, tmp_path / "toy.csv")).communicate()
+    assert process.returncode == 0, err
+    assert int(out) >= 6, "the lock, two temporary files, two renames and the lock's removal are operations each"
+    assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    processes = [run(MANY, tmp_path / "toy.csv", f"method_{number}") for number in range(3)]
+    for process in processes:
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+    names = [run_name(found) for found in read_rows(tmp_path / "toy.csv")]
+    assert len(names) == len(set(names)) == 3 * 20 + 20
+
+
+def test_rows_come_back_as_they_went_in(tmp_path: Path) -> None:
+    path = tmp_path / "toy.csv"
+    first, second = row(plan="spacing 1x1, patch 8"), row("copy_paste", labels="all")
+    second[CASES]["c0"]["dice"] = [None, 0.5]  # a class that does not apply
+    assert append_row(path, first)
+    assert append_row(path, second)
+    assert read_rows(path) == [first, second]
+
+
+def test_a_run_keeps_its_first_row_unless_the_row_lost_its_cases(tmp_path: Path) -> None:
+    path = tmp_path / "toy.csv"
+    append_row(path, row(dice=0.8))
+    append_row(path, row("copy_paste"))
+    assert not append_row(path, row(dice=0.9)), "scored twice is not scored better"
+    assert [found["dice"] for found in read_rows(path)] == ["0.8", "0.8"]
+    (tmp_path / "toy_cases" / f"{run_name(row())}.json").unlink()
+    assert [found["method"] for found in read_rows(path)] == ["copy_paste"]
+    assert append_row(path, row(dice=0.9))
+    assert [(found["method"], found["dice"]) for found in read_rows(path)] == [
+        ("copy_paste", "0.8"),
+        ("supervised", "0.9"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"scored": "validation"},
+        {"method": "mean_teacher"},
+        {"labels": "all"},
+        {"seed": "1"},
+        {"minutes": "1.5"},
+        {"threads": "1"},
+        {"device": "gpu"},
+    ],
+)
+def test_what_tells_runs_apart(tmp_path: Path, other: dict[str, str]) -> None:
+    assert append_row(tmp_path / "toy.csv", row())
+    assert append_row(tmp_path / "toy.csv", row(**other))
+    assert run_name(row(**other)) != run_name(row())
+
+
+def test_other_columns_are_refused_and_nothing_changes(tmp_path: Path) -> None:
+    path = tmp_path / "toy.csv"
+    append_row(path, row())
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="columns"):
+        append_row(path, row("mean_teacher", more=1))
+    assert path.read_bytes() == before
+
+
+def test_a_peer_has_a_file_name_that_every_system_takes(tmp_path: Path) -> None:
+    append_row(tmp_path / "toy.csv", row("peer:nnunet"))
+    files = [file.name for file in (tmp_path / "toy_cases").iterdir()]
+    assert files == ["test-peer_nnunet-8-s0-15min-2t-cpu.json"]
+    assert json.loads((tmp_path / "toy_cases" / files[0]).read_text())["c0"]["patient"] == "c0"
