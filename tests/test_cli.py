@@ -62,17 +62,33 @@ def test_train_hands_over_every_option(monkeypatch: pytest.MonkeyPatch, capsys: 
     calls = Calls(Path("r"))
     monkeypatch.setattr("foveate.engine.train.train", calls)
     assert leave("train", "d", "r") == 0
-    nothing = dict.fromkeys(["labelled", "minutes", "steps", "method", "network", "seed", "device", "config"])
+    nothing = dict.fromkeys(["labelled", "minutes", "steps", "method", "network", "init", "seed", "device", "config"])
     assert calls[0] == ((Path("d"), Path("r")), {**nothing, "set": (), "resume": False, "quiet": False})
     assert "report.html" in capsys.readouterr().out
-    line = "train d r --labelled ids.txt --minutes 1.5 --method supervised --network unet --seed 4 --device gpu:0"
-    assert leave(*line.split(), "--config", "c.yaml", "--set", "a=1", "--set", "b.c=[1, 2]", "--resume", "-q") == 0
+    line = "train d r --labelled ids.txt --minutes 1.5 --method supervised --network unet --init old --seed 4"
+    assert (
+        leave(
+            *line.split(),
+            "--device",
+            "gpu:0",
+            "--config",
+            "c.yaml",
+            "--set",
+            "a=1",
+            "--set",
+            "b.c=[1, 2]",
+            "--resume",
+            "-q",
+        )
+        == 0
+    )
     assert calls[1][1] == {
         "labelled": Path("ids.txt"),
         "minutes": 1.5,
         "steps": None,
         "method": "supervised",
         "network": "unet",
+        "init": Path("old"),
         "seed": 4,
         "device": "gpu:0",
         "config": Path("c.yaml"),

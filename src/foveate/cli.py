@@ -75,6 +75,9 @@ def train(
         str | None, typer.Option(help="supervised (default), mean_teacher, copy_paste or self_training.")
     ] = None,
     network: Annotated[str | None, typer.Option(help="unet (default).")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Run whose weights training starts from, with its plan.", metavar="RUN")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, split, sampling and augmentation.")] = None,
     device: Device = None,
     config: Annotated[Path | None, typer.Option(help="YAML file, such as a run's config.yaml.", metavar="FILE")] = None,
@@ -98,6 +101,7 @@ def train(
         steps=steps,
         method=method,
         network=network,
+        init=init,
         seed=seed,
         device=device,
         config=config,

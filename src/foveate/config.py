@@ -91,6 +91,7 @@ class Config(Strict):
 
     validation: labelled cases held back to show a validation Dice, which chooses nothing; ``auto`` holds back a tenth
     once there are twenty labelled cases: with fewer, every label is worth more in training.
+    init: run or model folder whose weights training starts from.
     """
 
     minutes: float | None = Field(default=None, gt=0)
@@ -99,6 +100,7 @@ class Config(Strict):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|gpu(:\d+)?)$")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     network: NetworkConfig = NetworkConfig()
+    init: str | None = None
     method: MethodConfig = MethodConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     augment: AugmentConfig = AugmentConfig()

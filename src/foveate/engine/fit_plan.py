@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from foveate.cohort.cohort import Cohort
 from foveate.cohort.fingerprint import Fingerprint
 from foveate.cohort.plan import Plan
-from foveate.cohort.planning import CPU, GPU, make_plan
+from foveate.cohort.planning import CPU, GPU, Budget, make_plan
 from foveate.config import Config, NetworkConfig
 from foveate.errors import FoveateError
 from foveate.networks import build_network
@@ -20,28 +20,33 @@ from foveate.tasks import build_task
 STEP_SECONDS = 0.6  # slowest step that is accepted on a CPU
 
 
+def budget(fabric: Fabric) -> Budget:
+    """What a device of this kind is taken to manage before anything is measured."""
+    return CPU if fabric.device.type == "cpu" else GPU
+
+
 def fit_plan(fabric: Fabric, cohort: Cohort, fingerprint: Fingerprint, settings: Config) -> Plan:
     """The largest plan that fits the device's memory and, on a CPU, whose step takes half a second or so.
 
     A slow processor gets fewer voxels a step, but at least a quarter of the usual: less of a scan teaches too little.
     """
     on_cpu = fabric.device.type == "cpu"
-    budget = CPU if on_cpu else GPU
+    tried = budget(fabric)
     least = CPU.voxels // 4
     fitting: Plan | None = None
     for _ in range(6):
-        plan = make_plan(cohort, fingerprint, budget, settings.augment.mirror)
+        plan = make_plan(cohort, fingerprint, tried, settings.augment.mirror)
         try:
             seconds = measure_step(fabric, plan, settings.network)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            budget = budget.scaled(0.5)
+            tried = tried.scaled(0.5)
             continue
         fitting = plan.model_copy(update={"step_seconds": round(seconds, 3)})
-        if not on_cpu or seconds <= STEP_SECONDS or budget.voxels <= least:
+        if not on_cpu or seconds <= STEP_SECONDS or tried.voxels <= least:
             return fitting
-        budget = budget.scaled(max(0.8 * STEP_SECONDS / seconds, least / budget.voxels))
+        tried = tried.scaled(max(0.8 * STEP_SECONDS / seconds, least / tried.voxels))
     if fitting:
         return fitting
     raise FoveateError(

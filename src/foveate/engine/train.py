@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -18,10 +19,11 @@ from foveate.batches.sampler import Sampler
 from foveate.cohort.check import CheckReport, check
 from foveate.cohort.fingerprint import fingerprint
 from foveate.cohort.plan import Plan
+from foveate.cohort.planning import make_plan
 from foveate.cohort.split import split_cases
 from foveate.config import Config, load_config
 from foveate.engine.device import launch, workers
-from foveate.engine.fit_plan import explain_out_of_memory, fit_plan, out_of_memory
+from foveate.engine.fit_plan import budget, explain_out_of_memory, fit_plan, out_of_memory
 from foveate.engine.labelling import Labelling
 from foveate.engine.loop import train_loop
 from foveate.engine.progress import TrainingProgress
@@ -30,10 +32,11 @@ from foveate.engine.run import RunFolder
 from foveate.engine.schedule import Schedule
 from foveate.engine.signals import stop_signals
 from foveate.engine.validation import Validation
+from foveate.engine.warm_start import plan_like, read_start, record_of, refuse_unlike, start_from
 from foveate.errors import refuse
 from foveate.methods import METHODS, Method
 from foveate.networks import build_network
-from foveate.predict.model_file import save_model
+from foveate.predict.model_file import SavedModel, save_model
 from foveate.predict.predictor import Predictor
 from foveate.report.run import write_run_report
 from foveate.tasks import build_task
@@ -52,6 +55,7 @@ def train(
     steps: int | None = None,
     method: str | None = None,
     network: str | None = None,
+    init: str | Path | None = None,
     seed: int | None = None,
     device: str | None = None,
     config: str | Path | None = None,
@@ -63,7 +67,8 @@ def train(
 
     data: dataset folder (nnU-Net raw, MSD, or images/ + labels/). labelled: file with one case id a line; only these
     cases' labels are opened. minutes, steps: bound on the whole command, or on the training steps; 60 minutes if
-    neither is given. The other names are those of the command line; ``set`` takes "key=value" strings.
+    neither is given. init: run or model folder whose weights training starts from. The other names are those of the
+    command line; ``set`` takes "key=value" strings.
 
     Returns the run folder. Raises InputError when data, configuration or run folder are not usable, Stopped after
     SIGTERM or SIGINT (with a checkpoint saved), FoveateError for a full disk, too little memory or a loss that is
@@ -83,16 +88,18 @@ def train(
             steps=steps,
             method=method,
             network=network,
+            init=str(init) if init is not None else None,
             seed=seed,
             device=device,
         )
         if settings.minutes is None and settings.steps is None:
             settings.minutes = DEFAULT_MINUTES
         kind = method_class(settings)
+        start = read_start(settings.init) if settings.init and not folder.resumed else None
         report = check(data, labelled=labelled)
         report.raise_if_refused()
         fabric = launch(settings)
-        plan = settle_plan(folder, fabric, report, settings)
+        plan = settle_plan(folder, fabric, report, settings, start)
         split = split_cases(report.cohort, settings.seed, settings.validation)
         for note in [*report.problems, *split.notes]:
             progress.note(str(note))
@@ -117,6 +124,9 @@ def train(
         if checkpoint := folder.restore():
             recorder.restore(checkpoint[1])
             progress.note(f"Continuing from step {checkpoint[0]}.")
+        elif settings.init:  # a run that was stopped before its first checkpoint starts once more
+            start = start or read_start(settings.init, folder.provenance().get("init"))
+            progress.note(start_from(start, learner, plan))
         try:
             train_loop(
                 fabric,
@@ -147,8 +157,14 @@ def method_class(settings: Config) -> type[Method]:
     return METHODS[name]
 
 
-def settle_plan(folder: RunFolder, fabric: Fabric, report: CheckReport, settings: Config) -> Plan:
-    """The plan of the run that is continued, the plan.json that was put into the folder, or a new one that fits."""
+def settle_plan(
+    folder: RunFolder, fabric: Fabric, report: CheckReport, settings: Config, start: SavedModel | None = None
+) -> Plan:
+    """The plan of the run that is continued, the plan.json that was put into the folder, or a new one that fits.
+
+    start: the model whose weights the run begins with; a new plan takes voxel size, patch and network from it.
+    Raises InputError when its weights do not fit.
+    """
     data = {case: {"image": facts.sha256, "label": facts.label_sha256} for case, facts in report.facts.items()}
     if folder.resumed:
         plan = folder.plan()
@@ -165,9 +181,23 @@ def settle_plan(folder: RunFolder, fabric: Fabric, report: CheckReport, settings
                 "Correct plan.json, or remove it to have a new one made.",
             )
     else:
-        plan = fit_plan(fabric, report.cohort, fingerprint(report), settings)
-    folder.begin(settings, plan, data, device=str(fabric.device))
+        plan = new_plan(fabric, report, settings, start)
+    more: dict[str, Any] = {"device": str(fabric.device)}
+    if start:
+        refuse_unlike(start, plan, settings.network)
+        more["init"] = record_of(start)
+    folder.begin(settings, plan, data, **more)
     return plan
+
+
+def new_plan(fabric: Fabric, report: CheckReport, settings: Config, start: SavedModel | None) -> Plan:
+    """A plan for the cohort: like that of ``start`` where the images are of one kind, else one that fits the device."""
+    facts = fingerprint(report)
+    if start:
+        plan = plan_like(make_plan(report.cohort, facts, budget(fabric), settings.augment.mirror), start.plan)
+        if plan:
+            return plan
+    return fit_plan(fabric, report.cohort, facts, settings)
 
 
 def assemble(fabric: Fabric, plan: Plan, settings: Config, kind: type[Method]) -> Method:

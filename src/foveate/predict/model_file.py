@@ -42,7 +42,10 @@ class Description(Strict):
 
 @dataclass
 class SavedModel:
-    """A model read from ``folder``: everything that is needed to build the network and label a scan."""
+    """A model read from ``folder``: everything that is needed to build the network and label a scan.
+
+    sha256: of the bytes of weights.safetensors.
+    """
 
     folder: Path
     network: NetworkConfig
@@ -50,6 +53,7 @@ class SavedModel:
     plan: Plan
     state: dict[str, Tensor]
     extra: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
 
 
 def save_model(
@@ -139,7 +143,7 @@ def load_model(folder: Path) -> SavedModel:
     broken = [key for key, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken:
         raise refuse(folder / WEIGHTS, broken[0], "numbers that are not finite", "finite weights", "Train again.")
-    return SavedModel(folder, description.network, description.task, description.plan, state, description.extra)
+    return SavedModel(folder, description.network, description.task, description.plan, state, description.extra, found)
 
 
 def _read(path: Path) -> bytes:
