@@ -3,7 +3,7 @@
     python benchmarks/throughput.py [--data DIR] [--rounds 4] [--steps 5] [--threads 2]
 
 Each side is a process that trains for ever: Foveate's loop in this environment, nnU-Net's trainer in one of its own
-that is made here (benchmarks/runs/nnunet-venv). They take turns of a few steps; who is not measured is stopped
+that is made here (benchmarks/runs/peers/nnunet-venv). They take turns of a few steps; who is not measured is stopped
 (SIGSTOP, with its workers), so that no side computes, or reads ahead, in the other's turn. The first step after a
 stop is not counted. Voxels per second are medians over turns; ratios are taken within each round.
 """
@@ -31,8 +31,9 @@ import psutil
 
 from common import ROOT, RUNS, commit, cores, data_folder, machine, markdown_table, write_section
 from foveate.cohort.layouts import read_ids
+from peers.adapter import TORCH, environment
 
-NNUNET, TORCH = "2.8.1", "2.13.0"
+NNUNET = "2.8.1"
 PATCH, AUGMENTED = (40, 56, 40), (48, 56, 48)
 WIDTHS = (32, 64, 128, 256)
 BATCH = 2
@@ -130,19 +131,6 @@ def running(commands: dict[str, list[str | Path]], env: dict[str, str]) -> Itera
             side.close()
 
 
-def nnunet_environment() -> Path:
-    """The bin folder of an environment with nnU-Net, made when it is not there."""
-    venv = RUNS / "nnunet-venv"
-    ready = venv / f"ready-{NNUNET}-{TORCH}"
-    if not ready.exists():
-        print(f"Installing nnU-Net {NNUNET} into {venv}: minutes, once")
-        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, f"nnunetv2=={NNUNET}", f"torch=={TORCH}"], check=True)
-        ready.touch()
-    return venv / "bin"
-
-
 def nnunet_dataset(data: Path, binaries: Path) -> tuple[Path, dict[str, str]]:
     """32 labelled scans in nnU-Net's raw layout, planned and preprocessed by its own command; and its variables."""
     folders = {key: RUNS / "nnunet" / key for key in ("raw", "preprocessed", "results")}
@@ -219,7 +207,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--no-docs", action="store_true", help="print only")
     arguments = parser.parse_args()
-    binaries = nnunet_environment()
+    binaries = environment("nnunet", f"nnunetv2=={NNUNET}")
     raw, env = nnunet_dataset(arguments.data, binaries)
     folder = Path(__file__).parent
     ours: list[str | Path] = [sys.executable, folder / "throughput_foveate.py", raw, "--cache", RUNS / "prepared"]

@@ -24,12 +24,13 @@ def files(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
 
 
+@pytest.mark.timeout(900)  # ten processes that import torch: minutes on a machine that is busy otherwise
 @pytest.mark.skipif(sys.platform != "linux", reason="kills with SIGKILL, and counts on training to end with it")
-def test_killed_while_training_it_goes_on_to_one_row_for_each_run(tmp_path: Path) -> None:
+def test_killed_while_training_it_goes_on_to_its_one_row(tmp_path: Path) -> None:
     data, score, page = dataset(tmp_path / "toy"), ids(tmp_path / "held.txt", "c6", "c7"), tmp_path / "page.md"
     page.write_text("<!-- begin toy -->\n<!-- end toy -->\n")
     results, work = tmp_path / "results", tmp_path / "work" / "toy" / "held"
-    arguments = f"{data} --score {score} --methods supervised --labels 2 --seeds 1 --minutes 0.1 --ceiling --threads 1"
+    arguments = f"{data} --score {score} --methods supervised --labels 2 --seeds 1 --minutes 0.1 --threads 1"
     arguments += f" --classes front=1,back=2 --results {results} --work {tmp_path / 'work'} --docs {page}"
     command = [sys.executable, "-m", "foveate", "bench", "label-efficiency", *arguments.split()]
 
@@ -42,23 +43,20 @@ def test_killed_while_training_it_goes_on_to_one_row_for_each_run(tmp_path: Path
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
 
-    rows = read_rows(results / "toy.csv")
-    assert [(found["method"], found["labels"], found["train_cases"]) for found in rows] == [
-        ("supervised", "2", "6"),
-        ("supervised", "all", "6"),
-    ]
-    assert rows[0]["plan"] == rows[1]["plan"]
-    assert all(int(found["steps"]) > 0 and float(found["seconds"]) > 0 for found in rows)
-    assert set(rows[0]["cases"]) == {"c6", "c7"}
+    (found,) = read_rows(results / "toy.csv")
+    assert (found["method"], found["labels"], found["train_cases"]) == ("supervised", "2", "6")
+    assert int(found["steps"]) > 0
+    assert float(found["cpu_seconds"]) > 0
+    assert set(found["cases"]) == {"c6", "c7"}
     assert files(work / "train" / "images") == {f"c{number}.nii.gz" for number in range(6)}
     run = next(folder for folder in work.glob("*/held-supervised-2-*") if folder.is_dir())
     record = json.loads((run / "provenance.json").read_text())
     assert sum(part["label"] is not None for part in record["data"].values()) == 2
     scores = json.loads((run / "benchmark" / "scores.json").read_text())
-    assert float(rows[0]["dice"]) == pytest.approx(scores["dice"], abs=1e-5)
-    assert float(rows[0]["dice_front"]) == pytest.approx(scores["dice/front"], abs=1e-5)
+    assert float(found["dice"]) == pytest.approx(scores["dice"], abs=1e-5)
+    assert float(found["dice_front"]) == pytest.approx(scores["dice/front"], abs=1e-5)
     assert files(results) == {"toy.csv", "toy_cases", "toy-held-0.1min-1t-cpu.png"}, "and no lock"
-    assert "| all 6 | supervised | 1 |" in page.read_text()
+    assert "| 2 | supervised | 1 |" in page.read_text()
     assert "results/toy-held-0.1min-1t-cpu.png" in page.read_text()
 
 
