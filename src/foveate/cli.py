@@ -72,7 +72,8 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="Time for the whole command; 60 if neither is given.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps, in place of --minutes.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="supervised (default), mean_teacher, copy_paste or self_training.")
+        str | None,
+        typer.Option(help="supervised (default), self_training, mean_teacher, copy_paste; or masked_autoencoder."),
     ] = None,
     network: Annotated[str | None, typer.Option(help="unet (default).")] = None,
     init: Annotated[

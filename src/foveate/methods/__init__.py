@@ -1,6 +1,7 @@
 """Learning methods by the name they have on the command line."""
 
 from foveate.methods.copy_paste import CopyPaste
+from foveate.methods.masked_autoencoder import MaskedAutoencoder
 from foveate.methods.mean_teacher import MeanTeacher
 from foveate.methods.method import Method
 from foveate.methods.self_training import SelfTraining
@@ -8,9 +9,10 @@ from foveate.methods.supervised import Supervised
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
+    "self_training": SelfTraining,
     "mean_teacher": MeanTeacher,
     "copy_paste": CopyPaste,
-    "self_training": SelfTraining,
+    "masked_autoencoder": MaskedAutoencoder,
 }
 
-__all__ = ["METHODS", "CopyPaste", "MeanTeacher", "Method", "SelfTraining", "Supervised"]
+__all__ = ["METHODS", "CopyPaste", "MaskedAutoencoder", "MeanTeacher", "Method", "SelfTraining", "Supervised"]

@@ -24,6 +24,7 @@ class Method(nn.Module):
     strong_views: strongly augmented views wanted of each unlabelled image.
     labellings: how often the engine labels all unlabelled scans with the average, from ``start`` on (Batch.pseudo).
     start: progress from which unlabelled scans teach, unless the configuration says otherwise.
+    learns_labels: false of pre-training, which sees every scan as an image and leaves no segmenter behind.
     confidence: a pseudo-label teaches where it is surer than this, unless the configuration says otherwise (sureness).
     build: makes another network for the same task and plan, with other random weights; ``build("name")`` one of
         another architecture. For the methods that train more than one.
@@ -34,6 +35,7 @@ class Method(nn.Module):
     strong_views: ClassVar[int] = 0
     uses_unlabelled: ClassVar[bool] = True
     labellings: ClassVar[int] = 0
+    learns_labels: ClassVar[bool] = True
     confidence: ClassVar[float] = 0.0
     start: float = 0.2
 
@@ -49,6 +51,10 @@ class Method(nn.Module):
     def players(self) -> dict[str, nn.Module]:
         """The modules that are trained, one optimiser each; a teacher is no player."""
         return {"network": self.network}
+
+    def model(self) -> dict[str, Tensor]:
+        """The weights that are saved as the model."""
+        return self.average.state_dict()
 
     def weight(self, progress: float) -> float:
         """Weight of the unlabelled loss: 0 until ``start``, then a Gaussian ramp of length ``ramp`` (Laine 2017)."""
