@@ -1,4 +1,4 @@
-"""Pre-training: hidden voxels alone teach, encoder and decoder learn, labels do not matter, and a run goes on from it."""
+"""Pre-training: hidden voxels alone teach, encoder and decoder learn, labels do not matter, a run goes on from it."""
 
 import itertools
 import json

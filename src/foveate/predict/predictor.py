@@ -214,7 +214,8 @@ def load(run: str | Path, device: str | torch.device = "auto", precision: Precis
     """The trained model of a run folder or a model folder, ready to predict on ``device``.
 
     Only model.json and weights.safetensors are read; a pickle (.pt, .pth, ...) is refused unopened.
-    Raises InputError when a file is missing, damaged, or the weights are not those of the described network, and for a model that was only pre-trained.
+    Raises InputError when a file is missing or damaged, when the weights are not those of the described network, and
+    for a model that was only pre-trained.
     """
     model = load_model(find_model(Path(run)))
     if (name := model.task.get("name")) not in TASKS:
