@@ -17,7 +17,7 @@ from foveate.methods import Method
 from foveate.predict.predictor import Predictor
 from foveate.predict.views import View, draw_views
 
-VIEWS = 6  # of each scan, beside the scan as it is
+VIEWS = 4  # of each scan, beside the scan as it is
 SHARE = 0.06  # of a bound in seconds, that one round may take: scans that it does not reach keep what they had
 
 
