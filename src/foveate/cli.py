@@ -69,7 +69,10 @@ def train(
     labelled: Labelled = None,
     minutes: Annotated[float | None, typer.Option(help="Time for the whole command; 60 if neither is given.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps, in place of --minutes.")] = None,
-    method: Annotated[str | None, typer.Option(help="supervised (default), mean_teacher or copy_paste.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="supervised (default), mean_teacher, copy_paste; masked_autoencoder pre-trains."),
+    ] = None,
     network: Annotated[str | None, typer.Option(help="unet (default).")] = None,
     init: Annotated[
         Path | None, typer.Option(help="Run whose weights training starts from, with its plan.", metavar="RUN")

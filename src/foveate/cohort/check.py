@@ -80,20 +80,28 @@ class CheckReport:
         }
 
 
-def check(data: Path | str, labelled: Path | str | None = None, progress: Progress | None = None) -> CheckReport:
+def check(
+    data: Path | str,
+    labelled: Path | str | None = None,
+    progress: Progress | None = None,
+    needs_labels: bool = True,
+) -> CheckReport:
     """Find the cohort in the folder ``data`` and check all of it.
 
     labelled: file with one case id a line; only these labels are opened, all other cases count as unlabelled.
+    needs_labels: false where images alone will do, as for pre-training; then no class has to be shown by a label.
     Raises InputError when the layout is not recognised or ``labelled`` names what is not there. Everything else
     is in the report's ``problems``.
     """
     cohort = find_cohort(Path(data))
     if labelled is not None:
         cohort = keep_labelled(cohort, read_ids(Path(labelled)), labelled)
-    return check_cohort(cohort, progress=progress)
+    return check_cohort(cohort, progress=progress, needs_labels=needs_labels)
 
 
-def check_cohort(cohort: Cohort, workers: int | None = None, progress: Progress | None = None) -> CheckReport:
+def check_cohort(
+    cohort: Cohort, workers: int | None = None, progress: Progress | None = None, needs_labels: bool = True
+) -> CheckReport:
     """Read and judge every case in parallel. ``progress`` is told (cases done, cases) now and then."""
     declared = len(cohort.channels) or None
     workers = workers or min(8, _processors())
@@ -117,7 +125,7 @@ def check_cohort(cohort: Cohort, workers: int | None = None, progress: Progress 
     cohort = cohort.only({case.id for case in cohort.cases} - duplicates)
     facts = {case: fact for case, fact in facts.items() if case not in duplicates}
     problems += [problem for case in cohort.labelled for problem in _label_problems(cohort, case, facts.get(case.id))]
-    problems += _cohort_problems(cohort, facts)
+    problems += _cohort_problems(cohort, facts) if needs_labels else []
     order = {"refuse": 0, "aside": 1, "warn": 2}
     return CheckReport(cohort, facts, sorted(problems, key=lambda problem: order[problem.severity]))
 
@@ -257,7 +265,8 @@ def _cohort_problems(cohort: Cohort, facts: Facts) -> list[Problem]:
     root, labelled = str(cohort.root), cohort.labelled
     if not labelled:
         found = f"{len(cohort.cases)} cases, none with a label that can be used"
-        fix = "Label at least one scan and put the file beside the images, under the same name."
+        fix = "Label at least one scan and put the file beside the images, under the same name; images alone are "
+        fix += "enough for --method masked_autoencoder, which only pre-trains."
         return [Problem(root, "labels", found, "at least one labelled case", fix)]
     problems = []
     measured = [facts[case.id] for case in labelled if case.id in facts]

@@ -26,6 +26,15 @@ class Split:
     unlabelled: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
+    def without_labels(self) -> Split:
+        """The same cases, all of them unlabelled; what validation holds back is no part of it.
+
+        So a run with labels that starts from one without, by the same seed, holds back scans that neither has seen.
+        """
+        images = tuple(sorted((*self.train, *self.unlabelled)))
+        held = f" {len(self.validation)} that validation holds back are left out." if self.validation else ""
+        return Split((), (), images, (f"Labels are not used: {len(images)} scans teach as images.{held}",))
+
 
 def split_cases(cohort: Cohort, seed: int, validation: Literal["auto"] | int = "auto") -> Split:
     """Hold back the labelled cases of ``validation`` patients; the same ones for the same seed.

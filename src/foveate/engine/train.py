@@ -95,11 +95,13 @@ def train(
             settings.minutes = DEFAULT_MINUTES
         kind = method_class(settings)
         start = read_start(settings.init) if settings.init and not folder.resumed else None
-        report = check(data, labelled=labelled)
+        report = check(data, labelled=labelled, needs_labels=kind.learns_labels)
         report.raise_if_refused()
         fabric = launch(settings)
         plan = settle_plan(folder, fabric, report, settings, start)
-        split = split_cases(report.cohort, settings.seed, settings.validation)
+        cohort, split = report.cohort, split_cases(report.cohort, settings.seed, settings.validation)
+        if not kind.learns_labels:
+            cohort, split = cohort.keep_labels(()), split.without_labels()
         for note in [*report.problems, *split.notes]:
             progress.note(str(note))
         if kind.uses_unlabelled and not split.unlabelled:
@@ -111,7 +113,7 @@ def train(
                 raise stop.stopped(0)
 
         cache = Path(settings.cache) if settings.cache else folder.path / "prepared"
-        prepared = prepare_cohort(report.cohort, plan, cache, workers(), prepared_one)
+        prepared = prepare_cohort(cohort, plan, cache, workers(), prepared_one)
         learner = assemble(fabric, plan, settings, kind)
         seconds = settings.minutes * 60 * (1 - CLOSING) if settings.minutes else None
         schedule = Schedule(settings.steps, seconds, spent=time.monotonic() - started)
@@ -132,9 +134,9 @@ def train(
                 raise explain_out_of_memory(fabric, plan, settings.network) from error
             raise
         recorder.finish()
-        weights = learner.average.state_dict()
-        save_model(folder.path / "model", settings.network, {"name": "segmentation"}, plan, weights)
-        write_run_report(folder.path, predictor, prepared, split)
+        task = {"name": "segmentation" if kind.learns_labels else "reconstruction"}
+        save_model(folder.path / "model", settings.network, task, plan, learner.model())
+        write_run_report(folder.path, plan, predictor if kind.learns_labels else None, prepared, split)
     return folder.path
 
 

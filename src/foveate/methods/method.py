@@ -22,6 +22,7 @@ class Method(nn.Module):
     """Base of the methods. ``state_dict()`` holds student and averaged weights, so a checkpoint needs no more.
 
     strong_views: strongly augmented views wanted of each unlabelled image.
+    learns_labels: false of pre-training, which sees every scan as an image and leaves no segmenter behind.
     confidence: a pseudo-label teaches where it is surer than this, unless the configuration says otherwise (sureness).
     build: makes another network for the same task and plan, with other random weights; ``build("name")`` one of
         another architecture. For the methods that train more than one.
@@ -31,6 +32,7 @@ class Method(nn.Module):
 
     strong_views: ClassVar[int] = 0
     uses_unlabelled: ClassVar[bool] = True
+    learns_labels: ClassVar[bool] = True
     confidence: ClassVar[float] = 0.0
 
     def __init__(
@@ -44,6 +46,10 @@ class Method(nn.Module):
     def players(self) -> dict[str, nn.Module]:
         """The modules that are trained, one optimiser each; a teacher is no player."""
         return {"network": self.network}
+
+    def model(self) -> dict[str, Tensor]:
+        """The weights that are saved as the model."""
+        return self.average.state_dict()
 
     def weight(self, progress: float) -> float:
         """Weight of the unlabelled loss: 0 until ``start``, then a Gaussian ramp of length ``ramp`` (Laine 2017)."""

@@ -20,10 +20,10 @@ from foveate.io import read_image
 from foveate.io.volume import Volume
 from foveate.networks import build_network
 from foveate.predict.device import bfloat16_pays, pick_device
-from foveate.predict.model_file import WEIGHTS, find_model, load_model
+from foveate.predict.model_file import DESCRIPTION, WEIGHTS, find_model, load_model
 from foveate.predict.resample import Restorer, way_back
 from foveate.predict.sliding import Scan, Windows, divide, place_windows, roll
-from foveate.tasks import Segmentation, build_task
+from foveate.tasks import TASKS, Segmentation, build_task
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -187,9 +187,13 @@ def load(run: str | Path, device: str | torch.device = "auto", precision: Precis
     """The trained model of a run folder or a model folder, ready to predict on ``device``.
 
     Only model.json and weights.safetensors are read; a pickle (.pt, .pth, ...) is refused unopened.
-    Raises InputError when a file is missing, damaged, or the weights are not those of the described network.
+    Raises InputError when a file is missing, damaged, or the weights are not those of the described network,
+    and for a model that was only pre-trained.
     """
     model = load_model(find_model(Path(run)))
+    if (name := model.task.get("name")) not in TASKS:
+        fix = f"Give it to --init: foveate train DATA NEW_RUN --init {run}."
+        raise refuse(model.folder / DESCRIPTION, "task", f"{name}: pre-trained only", "a trained segmentation", fix)
     task = build_task(model.plan)
     network = build_network(model.network, model.plan, task.channels)
     wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}

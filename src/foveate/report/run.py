@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from foveate.batches.cache import PreparedCase, PreparedCohort
+from foveate.cohort.plan import Plan
 from foveate.cohort.split import Split
 from foveate.predict.predictor import Predictor
 from foveate.report.page import ReportCase, write_report
@@ -16,23 +17,28 @@ from foveate.report.page import ReportCase, write_report
 PICTURES = 6  # cases shown
 
 
-def write_run_report(run: Path, predictor: Predictor, prepared: PreparedCohort, split: Split) -> Path:
+def write_run_report(
+    run: Path, plan: Plan, predictor: Predictor | None, prepared: PreparedCohort, split: Split
+) -> Path:
     """Write ``run/report.html`` from the run's records and predictions on prepared scans; returns its path.
 
     Held-back cases are shown where there are some; else a few training and unlabelled cases, marked as such, whose
-    pictures show that training worked and not how well the model does on new scans.
+    pictures show that training worked and not how well the model does on new scans. predictor: None after
+    pre-training, which leaves nothing to predict with.
     """
     records = read_log(run)
     provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
     notes = list(split.notes)
-    if split.validation:
+    shown = []
+    if predictor is None:
+        notes.append("This run was pre-training: it labels no scan. Train from it with --init.")
+    elif split.validation:
         shown = [(name, "held back: not used in training") for name in split.validation[:PICTURES]]
     else:
         notes.append("The scans below were part of the training. How good the model is on new scans is not known yet.")
         half = PICTURES // 2
         shown = [(name, "labelled: used in training") for name in split.train[:half]]
         shown += [(name, "unlabelled: its label was not known") for name in split.unlabelled[:half]]
-    plan = predictor.plan
     summary = {
         "labelled": len(split.train),
         "unlabelled": len(split.unlabelled),
@@ -52,7 +58,7 @@ def write_run_report(run: Path, predictor: Predictor, prepared: PreparedCohort, 
         notes=notes,
         table=[summary],
         curves={summary["method"]: records},
-        cases=[_picture(prepared[name], caption, predictor) for name, caption in shown],
+        cases=[_picture(prepared[name], caption, predictor) for name, caption in shown] if predictor else [],
         classes=plan.classes,
         command=" ".join(provenance["command"]),
         provenance={"seed": provenance["seed"], "cases": len(provenance["data"]), **provenance["versions"]},

@@ -1,0 +1,86 @@
+"""Masked autoencoder: pre-training that hides blocks of every scan and learns to fill them in; no label is used.
+
+Source: He et al., "Masked autoencoders are scalable vision learners", CVPR 2022. A convolutional network in place of
+the transformer as in Zhou et al., "Models Genesis", Medical Image Analysis 2021, and Tian et al., "Designing BERT for
+convolutional networks" (SparK), ICLR 2023.
+Departures: hidden voxels are zero, the mean of a normalised image, and dense convolutions run over them (He drops
+them, SparK skips them by sparse convolutions, Genesis fills in noise); 60% are hidden, as in SparK (He: 75%); the
+decoder of the network itself reconstructs and is kept for what is trained afterwards (He and SparK throw theirs away);
+the target is the image as preparation normalised it, not each block by itself; blocks are an eighth of the patch
+along each axis, so that they follow the plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from foveate.batches.sampler import Batch
+from foveate.config import MethodConfig
+from foveate.layers import conv
+from foveate.methods.method import Builder, Method, Turn
+from foveate.tasks import Segmentation
+
+HIDDEN = 0.6  # share of the blocks
+BLOCKS = 8  # along each axis of the patch; fewer where it has fewer voxels
+
+
+class MaskedAutoencoder(Method):
+    """Trains encoder and decoder below a head of its own; the segmentation heads stay as they are and are not saved.
+
+    ``start``, ``ramp``, ``unlabelled_weight`` and ``confidence`` mean nothing here: there is one loss, from the start.
+    """
+
+    learns_labels: ClassVar[bool] = False
+
+    def __init__(
+        self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None
+    ) -> None:
+        super().__init__(network, task, config, decay, build)
+        # A network's first convolution sees the image, and its finest head the finest decoded feature.
+        stem = next(module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
+        width = network.decoder.heads[0].in_channels  # type: ignore[union-attr, index]
+        self.head = conv(stem.weight.ndim - 2, width, stem.in_channels, kernel=1)  # type: ignore[arg-type]
+
+    def players(self) -> dict[str, nn.Module]:
+        return {"network": nn.ModuleList([self.network, self.head])}
+
+    def shares(self, batch: int, progress: float) -> tuple[int, int]:
+        return 0, batch
+
+    def turns(self, batch: Batch, progress: float) -> Iterator[Turn]:
+        images = torch.cat([batch.images, batch.weak])  # [B, C, *S]; a labelled scan is an image like any other
+        hidden = hidden_blocks(len(images), images.shape[2:], batch.seed).to(images.device)
+        yield "network", {"reconstruction": error(self.reconstruct(images * ~hidden), images, hidden)}
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images ``[B, C, *S]`` as the network fills them in."""
+        features = self.network.decoder.features(self.network.encode(images))  # type: ignore[operator, union-attr]
+        answer: Tensor = self.head(features[0])
+        return answer
+
+    def model(self) -> dict[str, Tensor]:
+        return {key: value for key, value in super().model().items() if not key.startswith("decoder.heads.")}
+
+
+def error(answer: Tensor, images: Tensor, hidden: Tensor) -> Tensor:
+    """Mean squared error over hidden voxels and channels alone. ``[B, C, *S]`` twice; hidden ``[B, 1, *S]`` bool."""
+    squares = (answer.float() - images).square() * hidden
+    return squares.sum() / (hidden.sum() * images.shape[1])
+
+
+def hidden_blocks(count: int, size: Sequence[int], seed: int) -> Tensor:
+    """``[count, 1, *size]`` bool, true = hidden: of each image its own blocks, always the share HIDDEN of them."""
+    block = [max(round(n / BLOCKS), 1) for n in size]
+    cells = [math.ceil(n / b) for n, b in zip(size, block, strict=True)]
+    order = torch.rand(count, math.prod(cells), generator=torch.Generator().manual_seed(seed)).argsort(1)
+    hidden = torch.zeros(order.shape, dtype=torch.bool)
+    hidden.scatter_(1, order[:, : round(HIDDEN * math.prod(cells))], True)
+    hidden = hidden.view(count, 1, *cells)
+    for axis, (b, n) in enumerate(zip(block, size, strict=True), 2):
+        hidden = hidden.repeat_interleave(b, axis).narrow(axis, 0, n)
+    return hidden
