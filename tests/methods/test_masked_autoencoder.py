@@ -1,4 +1,4 @@
-"""Pre-training: hidden voxels alone teach, encoder and decoder learn, labels do not matter, a run goes on from it."""
+"""Pre-training: hidden voxels alone teach encoder and decoder, labels do not matter, and a run goes on from it."""
 
 import itertools
 import json
@@ -42,11 +42,11 @@ def test_the_loss_is_the_mean_square_over_hidden_voxels_alone(dims):
     images = torch.cat([batch.images, batch.weak])
     hidden = hidden_blocks(2, plan.patch, batch.seed)
     seen = inputs_of(method.network.encoder[0])
-    loss = the_loss(method, batch)
+    loss = the_loss(method, batch).detach()
     shown = images.clone()
     shown[hidden] = 0
     assert torch.equal(seen[0], shown)
-    answer = method.reconstruct(shown)
+    answer = method.reconstruct(shown).detach()
     total, voxels = 0.0, 0
     for place in itertools.product(range(2), range(1), *map(range, plan.patch)):
         if hidden[place]:
