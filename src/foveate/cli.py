@@ -70,7 +70,7 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="Time for the whole command; 60 if neither is given.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps, in place of --minutes.")] = None,
     method: Annotated[str | None, typer.Option(help="supervised (default), mean_teacher or copy_paste.")] = None,
-    network: Annotated[str | None, typer.Option(help="unet (default).")] = None,
+    network: Annotated[str | None, typer.Option(help="unet (default) or window_unet.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, split, sampling and augmentation.")] = None,
     device: Device = None,
     config: Annotated[Path | None, typer.Option(help="YAML file, such as a run's config.yaml.", metavar="FILE")] = None,
