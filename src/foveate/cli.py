@@ -73,9 +73,12 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Training steps, in place of --minutes.")] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="supervised (default), self_training, mean_teacher, copy_paste; or masked_autoencoder."),
+        typer.Option(
+            help="supervised (default), self_training, mean_teacher, copy_paste, cross_pseudo, cross_teaching, "
+            "pyramid_consistency, dual_task, mutual_consistency, adversarial; masked_autoencoder pre-trains."
+        ),
     ] = None,
-    network: Annotated[str | None, typer.Option(help="unet (default).")] = None,
+    network: Annotated[str | None, typer.Option(help="unet (default) or window_unet.")] = None,
     init: Annotated[
         Path | None, typer.Option(help="Run whose weights training starts from, with its plan.", metavar="RUN")
     ] = None,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSE: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_LINEAR = {2: "bilinear", 3: "trilinear"}
 _INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
@@ -23,6 +25,23 @@ def conv(
 def conv_transpose(dims: int, inputs: int, outputs: int, stride: Sequence[int]) -> nn.Module:
     """Up-sampling by ``stride`` with non-overlapping kernels (no checkerboard)."""
     return _CONV_TRANSPOSE[dims](inputs, outputs, tuple(stride), stride=tuple(stride), bias=False)
+
+
+def resize_linear(dims: int, inputs: int, outputs: int, stride: Sequence[int]) -> nn.Module:
+    """Up-sampling by ``stride`` as ``conv_transpose``, by linear interpolation of projected channels."""
+    project = conv(dims, inputs, outputs, kernel=1, bias=False)  # first, where there are fewer voxels
+    return nn.Sequential(project, nn.Upsample(scale_factor=tuple(map(float, stride)), mode=_LINEAR[dims]))
+
+
+def resize_nearest(dims: int, inputs: int, outputs: int, stride: Sequence[int]) -> nn.Module:
+    """Up-sampling by ``stride`` as ``conv_transpose``, by repeating projected channels."""
+    project = conv(dims, inputs, outputs, kernel=1, bias=False)
+    return nn.Sequential(project, nn.Upsample(scale_factor=tuple(map(float, stride)), mode="nearest"))
+
+
+def interpolate(x: Tensor, size: Sequence[int]) -> Tensor:
+    """``[B, C, *S]`` at another size, linearly between the centres of voxels."""
+    return F.interpolate(x, tuple(size), mode=_LINEAR[len(size)])
 
 
 def instance_norm(dims: int, channels: int) -> nn.Module:

@@ -104,6 +104,11 @@ def divide(outputs: Tensor | list[Tensor], count: int) -> tuple[list[Tensor], li
     return [output[:count] for output in outputs], [output[count:] for output in outputs]
 
 
+def finest(outputs: Tensor | list[Tensor]) -> Tensor:
+    """The logits of full resolution."""
+    return outputs[0] if isinstance(outputs, list) else outputs
+
+
 def weighted(losses: dict[str, Tensor], weight: float, name: str = "unlabelled") -> dict[str, Tensor]:
     """The same losses times ``weight``, under names that say what they are of."""
     return {f"{name} {key}": weight * value for key, value in losses.items()}

@@ -12,10 +12,12 @@ from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
 from foveate.networks.unet import UNet
+from foveate.networks.window_unet import WindowUNet
 from foveate.text import closest
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "unet": UNet,
+    "window_unet": WindowUNet,
 }
 
 
@@ -32,4 +34,4 @@ def build_network(config: NetworkConfig, plan: Plan, channels: int) -> nn.Module
     return NETWORKS[config.name](plan, channels, config)
 
 
-__all__ = ["NETWORKS", "UNet", "build_network"]
+__all__ = ["NETWORKS", "UNet", "WindowUNet", "build_network"]

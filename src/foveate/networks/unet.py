@@ -7,7 +7,7 @@ few labelled scans and few minutes, steps are worth more than depth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,7 @@ class Decoder(nn.Module):
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig, up: Upsampling = conv_transpose) -> None:
         super().__init__()
         dims, widths, strides = plan.dims, plan.widths, plan.strides
+        self.built_from = plan, channels, config
         self.stages = nn.ModuleList(
             Up(dims, widths[i + 1], widths[i], strides[i + 1], config, up) for i in reversed(range(len(widths) - 1))
         )
@@ -91,24 +92,37 @@ class Decoder(nn.Module):
             features.append(x)
         return features[::-1]
 
-    def forward(self, skips: Sequence[Tensor]) -> Tensor | list[Tensor]:
-        features = self.features(skips)
+    def logits(self, features: Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """What ``forward`` answers, from the decoded features."""
         if not self.training:
             return self.heads[0](features[0])
         return [head(feature) for head, feature in zip(self.heads, features, strict=False)]
+
+    def forward(self, skips: Sequence[Tensor]) -> Tensor | list[Tensor]:
+        return self.logits(self.features(skips))
+
+    def another(self, up: Upsampling) -> Decoder:
+        """A decoder of the same features that up-samples by ``up``, with other random weights."""
+        return Decoder(*self.built_from, up)
 
 
 class UNet(nn.Module):
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
         super().__init__()
-        dims, widths, strides = plan.dims, plan.widths, plan.strides
-        inputs = [len(plan.channels), *widths[:-1]]
+        dims, widths = plan.dims, plan.widths
         self.encoder = nn.ModuleList(
-            nn.Sequential(Residual(dims, i, o, stride), build_attention("encoder", config.attention.encoder, o, dims))
-            for i, o, stride in zip(inputs, widths, strides, strict=True)
+            nn.Sequential(stage, build_attention("encoder", config.attention.encoder, width, dims))
+            for stage, width in zip(self.stages(plan), widths, strict=True)
         )
         self.bottleneck = build_attention("bottleneck", config.attention.bottleneck, widths[-1], dims)
         self.decoder = Decoder(plan, channels, config)
+
+    @staticmethod
+    def stages(plan: Plan) -> Iterator[nn.Module]:
+        """The stages of the encoder, finest first: ``[B, width_i-1, *S] -> [B, width_i, *S / stride_i]``."""
+        inputs = [len(plan.channels), *plan.widths[:-1]]
+        for i, o, stride in zip(inputs, plan.widths, plan.strides, strict=True):
+            yield Residual(plan.dims, i, o, stride)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Features of every stage, finest first: ``[B, width_i, *S / strides up to i]``."""

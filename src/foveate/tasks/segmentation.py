@@ -35,6 +35,7 @@ class Segmentation:
     def __init__(self, plan: Plan) -> None:
         self.classes = plan.classes
         self.regions = plan.regions
+        self.spacing = plan.spacing  # mm per axis; pixels for pictures
         self.channels = len(plan.classes) + (0 if plan.regions else 1)
         members = [v if isinstance(v, tuple) else (v,) for v in plan.classes.values()]
         # lookup[k, v] = 1 where label value v belongs to channel k; the ignored value belongs to none.
@@ -130,6 +131,20 @@ class Segmentation:
     def mean_dice(self, predicted: np.ndarray, labels: np.ndarray) -> float:
         """Mean hard Dice over the classes that either label map ``[*S]`` shows; NaN when neither shows any."""
         return float(self.score(torch.from_numpy(predicted)[None], torch.from_numpy(labels)[None]).nanmean())
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """Log-probability of all that may be the case at a voxel, in float32: of each class ``[B, K, *S]``; of each
+        region and of its absence ``[B, 2 K, *S]``. So a divergence is a sum over channels, whatever the classes."""
+        logits = logits.float()
+        return F.logsigmoid(torch.cat([logits, -logits], dim=1)) if self.regions else logits.log_softmax(1)
+
+    def harden(self, target: Target) -> Target:
+        """The same target decided: 1 for the likeliest class and 0 for the others; regions each on their own side."""
+        values = target.values
+        if self.regions:
+            return Target((values > 0.5).to(values.dtype), target.weight)
+        best = values.max(1, keepdim=True).indices
+        return Target(torch.zeros_like(values).scatter_(1, best, 1.0), target.weight)
 
 
 def soft_dice(p: Tensor, t: Tensor, weight: Tensor, first: int = 0) -> Tensor:

@@ -1,0 +1,23 @@
+"""Cross teaching: a convolutional network and a transformer, each learns the other's hard answer.
+
+Source: Luo et al., "Semi-Supervised Medical Image Segmentation via Cross Teaching between CNN and Transformer", MIDL
+2022. Departures: the task's own loss (soft Dice and cross-entropy) in place of Dice alone; the transformer is a U-Net
+with shifted-window attention of the plan's own widths, without pre-trained weights; the model is the average of the
+network of the configuration, whichever of the two that is.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from foveate.methods.cross_pseudo import CrossPseudo
+from foveate.methods.method import Builder
+from foveate.networks import WindowUNet
+
+
+class CrossTeaching(CrossPseudo):
+    """As cross pseudo supervision, between two kinds of network: what one gets wrong the other need not."""
+
+    def other(self, build: Builder) -> nn.Module:
+        """The second network: a transformer beside a convolutional network, and the reverse."""
+        return build("unet" if isinstance(self.network, WindowUNet) else "window_unet")
