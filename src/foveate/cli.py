@@ -69,7 +69,13 @@ def train(
     labelled: Labelled = None,
     minutes: Annotated[float | None, typer.Option(help="Time for the whole command; 60 if neither is given.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps, in place of --minutes.")] = None,
-    method: Annotated[str | None, typer.Option(help="supervised (default), mean_teacher or copy_paste.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="supervised (default), copy_paste, cross_consistency, entropy_minimisation, fixmatch, "
+            "interpolation_consistency, mean_teacher, pi_model, uncertainty_mean_teacher or unimatch."
+        ),
+    ] = None,
     network: Annotated[str | None, typer.Option(help="unet (default).")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, split, sampling and augmentation.")] = None,
     device: Device = None,

@@ -14,21 +14,47 @@ from foveate.config import AugmentConfig, MethodConfig, NetworkConfig, Optimiser
 from foveate.engine.loop import train_loop
 from foveate.engine.schedule import Schedule
 from foveate.methods import METHODS, Supervised
-from foveate.networks import build_network
+from foveate.networks import NETWORKS, build_network
+from foveate.networks.unet import Decoder
 from foveate.tasks import build_task
 from toys import tiny_plan, toy_cohort
 
+# Methods whose student sees every image of a batch once and with gradient, as the baseline's does.
+AS_THE_BASELINE = [
+    "supervised",
+    "copy_paste",
+    "cross_consistency",
+    "entropy_minimisation",
+    "interpolation_consistency",
+    "mean_teacher",
+    "uncertainty_mean_teacher",
+]
+# Methods that make random choices of their own.
+DRAWING = ["copy_paste", "cross_consistency", "interpolation_consistency", "uncertainty_mean_teacher", "unimatch"]
 every_method = pytest.mark.parametrize("name", METHODS)
 unlabelled_method = pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.uses_unlabelled])
 RAMPED = 0.9  # progress at which every ramp is over
+PLAN = tiny_plan(2, widths=(4, 4, 6, 8), strides=((1, 1), *[(2, 2)] * 3))  # four stages: answers at two resolutions
 
 
-def build(name, plan=None, network=None, decay=0.9, **settings):
-    plan = plan or tiny_plan(2)
+def build(name, plan=PLAN, network=None, decay=0.9, **settings):
     task = build_task(plan)
     torch.manual_seed(0)
-    network = network or build_network(NetworkConfig(), plan, task.channels)
-    return METHODS[name](network, task, MethodConfig(name=name, **settings), decay)
+
+    def another(architecture="unet"):
+        return build_network(NetworkConfig(name=architecture), plan, task.channels)
+
+    return METHODS[name](network or another(), task, MethodConfig(name=name, **settings), decay, another)
+
+
+def decided(method):
+    """The same method, all its decoders surer: an untrained network is sure of nothing, and would teach nothing."""
+    with torch.no_grad():
+        for decoder in method.modules():
+            if isinstance(decoder, Decoder):
+                for parameter in decoder.heads.parameters():
+                    parameter.mul_(5.0)
+    return method
 
 
 def a_batch(method, plan=None, labelled=2, unlabelled=2, seed=0):
@@ -54,6 +80,30 @@ def inputs_of(module):
     return seen
 
 
+def costs(method):
+    """A list that grows by the cost of every pass through a network or a part of one: an image counts 1 with gradient
+    (forward and backward) and 1/3 without, half of that for a decoder alone. Players that are no network count whole.
+    """
+    seen, inside = [], []
+
+    def enter(module, args):
+        if not inside:
+            images = len(args[0] if isinstance(args[0], torch.Tensor) else args[0][0])
+            share = 0.5 if isinstance(module, Decoder) else 1.0
+            seen.append(images * share * (1 if torch.is_grad_enabled() else 1 / 3))
+        inside.append(module)
+
+    def leave(*_):
+        inside.pop()
+
+    networks = [m for m in method.modules() if isinstance(m, (Decoder, *NETWORKS.values()))]
+    others = [p for p in method.players().values() if not any(m in networks for m in p.modules())]
+    for module in [*networks, *others]:
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave)
+    return seen
+
+
 def trained(method, folder, plan, steps=6, unlabelled=3):
     """Train for some steps; returns, per step: cases, number of images the student saw, losses."""
     cohort = toy_cohort(folder, plan, unlabelled=unlabelled)
@@ -71,7 +121,7 @@ def trained(method, folder, plan, steps=6, unlabelled=3):
 
 @every_method
 def test_no_gradient_reaches_the_averaged_weights(name):
-    method = build(name)
+    method = decided(build(name))
     method.average.requires_grad_(True)  # nothing but the method itself holds gradients back now
     assert (gradients(method, a_batch(method)) != 0).any()
     assert all(parameter.grad is None for parameter in method.average.parameters())
@@ -90,7 +140,9 @@ def test_only_the_student_is_a_player(name):
 @pytest.mark.parametrize("decay", [0.15, 0.99])
 def test_the_average_is_its_closed_form_over_parameters_and_buffers(name, decay):
     """a_n = sum over s of (1 - d_s) prod_{k > s} d_k v_s, and prod_k d_k of the start."""
-    method = build(name, network=nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)), decay=decay)
+    network = build_network(NetworkConfig(), PLAN, 3)
+    network.norm = nn.BatchNorm2d(3)
+    method = build(name, network=network, decay=decay)
     values = [copy.deepcopy(method.average.state_dict())]
     decays = [min(decay, (1 + step) / (10 + step)) for step in range(6)]
     for step in range(6):
@@ -101,8 +153,8 @@ def test_the_average_is_its_closed_form_over_parameters_and_buffers(name, decay)
     shares = [math.prod(decays)] + [(1 - d) * math.prod(decays[step + 1 :]) for step, d in enumerate(decays)]
     assert sum(shares) == pytest.approx(1)
     found = method.average.state_dict()
-    assert int(found.pop("1.num_batches_tracked")) == 6
-    assert {"1.running_mean", "1.running_var"} <= set(found)
+    assert int(found.pop("norm.num_batches_tracked")) == 6
+    assert {"norm.running_mean", "norm.running_var"} <= set(found)
     for key, tensor in found.items():
         expected = sum(share * value[key] for share, value in zip(shares, values, strict=True))
         torch.testing.assert_close(tensor, expected)
@@ -142,15 +194,98 @@ def test_until_the_start_a_method_is_the_baseline_bit_for_bit_and_then_no_more(n
 @every_method
 @pytest.mark.parametrize("batch", [2, 3, 4, 5])
 @pytest.mark.parametrize("unlabelled", [0, 3])
-def test_a_step_of_every_method_sends_the_same_number_of_images_through_the_student(name, batch, unlabelled, tmp_path):
+def test_a_step_of_every_method_costs_at_most_so_much(name, batch, unlabelled, tmp_path):
     plan = tiny_plan(2, patch=(8, 8), batch=batch)
-    _, images, _ = trained(build(name, plan, start=0.5), tmp_path, plan, steps=4, unlabelled=unlabelled)
-    assert images == [batch] * 4
+    method = build(name, plan, start=0.5)
+    seen, steps = costs(method), []
+    after_step = method.after_step
+    method.after_step = lambda step: (steps.append(sum(seen)), seen.clear(), after_step(step))
+    _, images, _ = trained(method, tmp_path, plan, steps=4, unlabelled=unlabelled)
+    if unlabelled and METHODS[name].uses_unlabelled:
+        assert all(batch <= cost <= 2.2 * batch for cost in steps)
+        assert steps[2] == steps[3]
+    else:
+        assert max(steps) <= 2.2 * batch
+    if name in AS_THE_BASELINE:
+        assert images == [batch] * 4
+
+
+def test_the_cost_of_a_step_counts_what_it_says():
+    plan = tiny_plan(2, patch=(8, 8), batch=4)
+    expected = {
+        "entropy_minimisation": 4,
+        "mean_teacher": 4 + 2 / 3,
+        "pi_model": 6,
+        "uncertainty_mean_teacher": 4 + 4 * 2 / 3,
+        "cross_consistency": 4 + 3 * 2 / 2,
+        "unimatch": 8 + 2 / 3,
+    }
+    for name, cost in expected.items():
+        method = build(name, plan)
+        seen = costs(method)
+        gradients(method, a_batch(method, plan))
+        assert sum(seen) == pytest.approx(cost), name
+
+
+@every_method
+def test_no_method_keeps_more_than_one_copy_of_the_network_beside_its_players(name):
+    method = build(name)
+    players = {id(p): p for player in method.players().values() for p in player.parameters()}
+    beside = sum(p.numel() for p in method.parameters() if id(p) not in players)
+    assert beside <= sum(p.numel() for p in method.network.parameters())
+
+
+@every_method
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(
+    "classes", [{"front": 1, "back": 2}, {"whole": (1, 2), "back": (2,)}], ids=["classes", "regions"]
+)
+@pytest.mark.parametrize("unlabelled", [1, 2])
+def test_every_method_learns_in_2d_and_3d_from_classes_and_regions(name, dims, classes, unlabelled):
+    plan = tiny_plan(dims, patch=(8,) * dims, classes=classes)
+    method = decided(build(name, plan))
+    found = gradients(method, a_batch(method, plan, unlabelled=unlabelled))
+    assert found.isfinite().all()
+    assert (found != 0).any()
+
+
+@every_method
+def test_mixed_precision_keeps_no_parameter_of_a_player_from_its_gradient(name):
+    method = decided(build(name))
+    batch = a_batch(method)
+    turns = method.turns(batch, RAMPED)
+    while True:
+        with torch.autocast("cpu", torch.bfloat16):
+            turn = next(turns, None)
+        if turn is None:
+            break
+        player, losses = turn
+        module = method.players()[player]
+        module.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        for key, parameter in module.named_parameters():
+            assert parameter.grad is not None, key
+            assert parameter.grad.isfinite().all(), key
+
+
+@every_method
+def test_a_replayed_step_draws_the_same_and_leaves_the_global_generator_alone(name):
+    method = decided(build(name))
+    batch, other = a_batch(method), a_batch(method)
+    other.seed = 7
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = gradients(method, batch)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(gradients(method, batch), first)
+    if name in DRAWING:
+        assert not torch.equal(gradients(method, other), first)
 
 
 @unlabelled_method
 def test_unlabelled_images_change_what_the_student_learns(name):
-    method = build(name)
+    method = decided(build(name))
     batch, other = a_batch(method), a_batch(method)
     other.weak = other.weak.flip(-1)
     other.strong = [view.flip(-1) for view in other.strong]
@@ -159,7 +294,7 @@ def test_unlabelled_images_change_what_the_student_learns(name):
 
 @unlabelled_method
 def test_the_ramp_is_in_the_loss(name):
-    method = build(name, start=0.2, ramp=0.4, unlabelled_weight=2.0)
+    method = decided(build(name, start=0.2, ramp=0.4, unlabelled_weight=2.0))
     assert [method.weight(progress) for progress in (0.0, 0.19)] == [0, 0]
     assert method.weight(0.2) == pytest.approx(2 * math.exp(-5))
     assert method.weight(0.4) == pytest.approx(2 * math.exp(-1.25))
