@@ -15,9 +15,23 @@ from foveate.engine.loop import train_loop
 from foveate.engine.schedule import Schedule
 from foveate.methods import METHODS, Supervised
 from foveate.networks import build_network
+from foveate.networks.unet import Decoder
 from foveate.tasks import build_task
 from toys import pseudo_labels, tiny_plan, toy_cohort
 
+# Methods whose student sees every image of a batch once and with gradient, as the baseline's does.
+AS_THE_BASELINE = [
+    "supervised",
+    "copy_paste",
+    "cross_consistency",
+    "entropy_minimisation",
+    "interpolation_consistency",
+    "mean_teacher",
+    "self_training",
+    "uncertainty_mean_teacher",
+]
+# Methods that make random choices of their own.
+DRAWING = ["copy_paste", "cross_consistency", "interpolation_consistency", "uncertainty_mean_teacher", "unimatch"]
 every_method = pytest.mark.parametrize("name", METHODS)
 # Pre-training learns no label, so it is no baseline at any weight: it has tests of its own.
 unlabelled_method = pytest.mark.parametrize(
@@ -35,6 +49,16 @@ def build(name, plan=PLAN, network=None, decay=0.9, **settings):
         return build_network(NetworkConfig(name=architecture), plan, task.channels)
 
     return METHODS[name](network or another(), task, MethodConfig(name=name, **settings), decay, another)
+
+
+def decided(method):
+    """The same method, all its decoders surer: an untrained network is sure of nothing, and would teach nothing."""
+    with torch.no_grad():
+        for decoder in method.modules():
+            if isinstance(decoder, Decoder):
+                for parameter in decoder.heads.parameters():
+                    parameter.mul_(5.0)
+    return method
 
 
 def a_batch(method, plan=None, labelled=2, unlabelled=2, seed=0):
@@ -84,7 +108,7 @@ def of_the_baseline(losses, expected):
 
 @every_method
 def test_no_gradient_reaches_the_averaged_weights(name):
-    method = build(name)
+    method = decided(build(name))
     method.average.requires_grad_(True)  # nothing but the method itself holds gradients back now
     assert (gradients(method, a_batch(method)) != 0).any()
     assert all(parameter.grad is None for parameter in method.average.parameters())
@@ -156,21 +180,66 @@ def test_until_the_start_a_method_is_the_baseline_bit_for_bit_and_then_no_more(n
     assert all([case[0] for case in names] == ["L", "L", "U", "U"] for names in cases[3:])
 
 
-# Those that are left out call a part of the network, or call it again; test_cost.py counts what they spend.
-@pytest.mark.parametrize(
-    "name", METHODS.keys() - {"pyramid_consistency", "dual_task", "mutual_consistency", "adversarial"}
-)
+@pytest.mark.parametrize("name", AS_THE_BASELINE)
 @pytest.mark.parametrize("batch", [2, 3, 4, 5])
 @pytest.mark.parametrize("unlabelled", [0, 3])
-def test_a_step_of_every_method_sends_the_same_number_of_images_through_the_student(name, batch, unlabelled, tmp_path):
+def test_a_step_sends_as_many_images_through_the_student_as_one_of_the_baseline(name, batch, unlabelled, tmp_path):
     plan = tiny_plan(2, patch=(8, 8), batch=batch)
     _, images, _ = trained(build(name, plan, start=0.5), tmp_path, plan, steps=4, unlabelled=unlabelled)
     assert images == [batch] * 4
 
 
+@every_method
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(
+    "classes", [{"front": 1, "back": 2}, {"whole": (1, 2), "back": (2,)}], ids=["classes", "regions"]
+)
+@pytest.mark.parametrize("unlabelled", [1, 2])
+def test_every_method_learns_in_2d_and_3d_from_classes_and_regions(name, dims, classes, unlabelled):
+    plan = tiny_plan(dims, patch=(8,) * dims, classes=classes)
+    method = decided(build(name, plan))
+    found = gradients(method, a_batch(method, plan, unlabelled=unlabelled))
+    assert found.isfinite().all()
+    assert (found != 0).any()
+
+
+@every_method
+def test_mixed_precision_keeps_no_parameter_of_a_player_from_its_gradient(name):
+    method = decided(build(name))
+    batch = a_batch(method)
+    turns = method.turns(batch, RAMPED)
+    while True:
+        with torch.autocast("cpu", torch.bfloat16):
+            turn = next(turns, None)
+        if turn is None:
+            break
+        player, losses = turn
+        module = method.players()[player]
+        module.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        for key, parameter in module.named_parameters():
+            assert parameter.grad is not None, key
+            assert parameter.grad.isfinite().all(), key
+
+
+@every_method
+def test_a_replayed_step_draws_the_same_and_leaves_the_global_generator_alone(name):
+    method = decided(build(name))
+    batch, other = a_batch(method), a_batch(method)
+    other.seed = 7
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = gradients(method, batch)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(gradients(method, batch), first)
+    if name in DRAWING:
+        assert not torch.equal(gradients(method, other), first)
+
+
 @unlabelled_method
 def test_unlabelled_images_change_what_the_student_learns(name):
-    method = build(name)
+    method = decided(build(name))
     batch, other = a_batch(method), a_batch(method)
     other.weak = other.weak.flip(-1)
     other.strong = [view.flip(-1) for view in other.strong]
@@ -179,7 +248,7 @@ def test_unlabelled_images_change_what_the_student_learns(name):
 
 @unlabelled_method
 def test_the_ramp_is_in_the_loss(name):
-    method = build(name, start=0.2, ramp=0.4, unlabelled_weight=2.0)
+    method = decided(build(name, start=0.2, ramp=0.4, unlabelled_weight=2.0))
     assert [method.weight(progress) for progress in (0.0, 0.19)] == [0, 0]
     assert method.weight(0.2) == pytest.approx(2 * math.exp(-5))
     assert method.weight(0.4) == pytest.approx(2 * math.exp(-1.25))

@@ -182,6 +182,97 @@ def test_coarser_outputs_count_half_and_see_the_mean_of_their_voxels(dims):
     torch.testing.assert_close(total(task, [fine], target), total(task, fine, target))
 
 
+@pytest.mark.parametrize("classes", [None, NESTED], ids=["classes", "regions"])
+def test_entropy_is_the_sum_over_outcomes_as_a_share_of_the_largest(classes):
+    task = segmentation(classes)
+    values = task.probabilities(draw_logits(task, draw_labels([0])))
+    found = task.entropy(values)
+    assert found.shape == (2, 1, *SHAPES[2])
+    for b, i, j in np.ndindex(2, *SHAPES[2]):
+        p = values[b, :, i, j].tolist()
+        if classes:
+            expected = np.mean([-q * math.log2(q) - (1 - q) * math.log2(1 - q) for q in p])
+        else:
+            expected = -sum(q * math.log(q) for q in p) / math.log(3)
+        assert float(found[b, 0, i, j]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("classes", [None, NESTED], ids=["classes", "regions"])
+def test_entropy_goes_from_certain_to_undecided_and_its_gradient_stays_finite(classes):
+    task = segmentation(classes)
+    undecided = torch.zeros(1, task.channels, 2, 2)
+    certain = torch.full_like(undecided, -200.0)
+    certain[:, 1] = 200.0  # one probability is 1 and the others are exactly 0
+    assert task.entropy(task.probabilities(undecided)).flatten().tolist() == pytest.approx([1.0] * 4)
+    assert task.entropy(task.probabilities(certain)).flatten().tolist() == pytest.approx([0.0] * 4, abs=1e-5)
+    for logits in (undecided, certain):
+        logits.requires_grad_()
+        task.entropy_loss(logits)["entropy"].backward()
+        assert logits.grad.isfinite().all()
+
+
+@in_2d_and_3d
+def test_the_entropy_loss_is_the_mean_entropy_with_coarser_outputs_counting_half(dims):
+    task = segmentation(dims=dims)
+    outputs = [torch.randn(2, task.channels, *[n] * dims) for n in (4, 2, 1)]
+    means = [float(task.entropy(task.probabilities(logits)).mean()) for logits in outputs]
+    expected = (means[0] + means[1] / 2 + means[2] / 4) / 1.75
+    assert float(task.entropy_loss(outputs)["entropy"]) == pytest.approx(expected, rel=1e-5)
+    assert float(task.entropy_loss(outputs[0])["entropy"]) == pytest.approx(means[0], rel=1e-5)
+
+
+@in_2d_and_3d
+@pytest.mark.parametrize("classes", [None, NESTED], ids=["classes", "regions"])
+def test_the_squared_error_is_its_mean_over_channels_and_taught_voxels(dims, classes):
+    task = segmentation(classes, dims)
+    labels = draw_labels([0, 1, 2, IGNORE], dims)
+    target, logits = task.encode(labels), draw_logits(task, labels)
+    target.values = target.values * 0.7 + 0.1  # soft answers
+    p = task.probabilities(logits)
+    errors = [
+        float(((p[(b, slice(None), *place)] - target.values[(b, slice(None), *place)]) ** 2).mean())
+        for b, *place in np.ndindex(labels.shape)
+        if labels[(b, *place)] != IGNORE
+    ]
+    assert float(task.squared_error(logits, target)["mse"]) == pytest.approx(np.mean(errors), rel=1e-5)
+    target.weight.zero_()
+    assert float(task.squared_error(logits, target)["mse"]) == 0
+
+
+def test_coarser_outputs_have_a_squared_error_to_the_mean_of_their_voxels():
+    task = segmentation()
+    fine, coarse, answer = (torch.randn(2, task.channels, n, n) for n in (4, 2, 4))
+    target = task.pseudo_label(answer)
+    blocks = target.values.unflatten(2, (2, 2)).unflatten(4, (2, 2)).mean((3, 5))
+    expected = (
+        (task.probabilities(fine) - target.values).square().mean()
+        + (task.probabilities(coarse) - blocks).square().mean() / 2
+    ) / 1.5
+    torch.testing.assert_close(task.squared_error([fine, coarse], target)["mse"], expected)
+
+
+@pytest.mark.parametrize("classes", [None, NESTED], ids=["classes", "regions"])
+def test_a_hardened_target_is_the_label_map_that_the_logits_decode_to(classes):
+    task = segmentation(classes)
+    logits = draw_logits(task, draw_labels([0]))
+    soft = task.pseudo_label(logits, confidence=0.8)
+    hard = task.harden(soft)
+    assert torch.equal(hard.weight, soft.weight)
+    if classes:
+        assert torch.equal(hard.values, (logits > 0).float())
+    else:
+        assert torch.equal(hard.values, task.encode(task.decode(logits)).values)
+    assert torch.equal(task.harden(hard).values, hard.values)
+
+
+def test_blending_shares_out_values_and_teaches_where_both_sides_teach():
+    one, other = (Target(torch.full((1, 2, 1, 2), value), torch.ones(1, 1, 1, 2)) for value in (1.0, 0.0))
+    other.weight[..., 1] = 0
+    blended = one.blend(other, 0.3)
+    torch.testing.assert_close(blended.values, torch.full((1, 2, 1, 2), 0.3))
+    assert blended.weight.flatten().tolist() == [1, 0]
+
+
 def test_mixing_takes_every_voxel_from_the_side_that_the_mask_says():
     task = segmentation()
     one, other = (task.encode(draw_labels([0, 1, 2, IGNORE], seed=seed)) for seed in (0, 1))

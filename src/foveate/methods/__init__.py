@@ -2,29 +2,43 @@
 
 from foveate.methods.adversarial import Adversarial
 from foveate.methods.copy_paste import CopyPaste
+from foveate.methods.cross_consistency import CrossConsistency
 from foveate.methods.cross_pseudo import CrossPseudo
 from foveate.methods.cross_teaching import CrossTeaching
 from foveate.methods.dual_task import DualTask
+from foveate.methods.entropy_minimisation import EntropyMinimisation
+from foveate.methods.fixmatch import FixMatch
+from foveate.methods.interpolation_consistency import InterpolationConsistency
 from foveate.methods.masked_autoencoder import MaskedAutoencoder
 from foveate.methods.mean_teacher import MeanTeacher
 from foveate.methods.method import Method
 from foveate.methods.mutual_consistency import MutualConsistency
+from foveate.methods.pi_model import PiModel
 from foveate.methods.pyramid_consistency import PyramidConsistency
 from foveate.methods.self_training import SelfTraining
 from foveate.methods.supervised import Supervised
+from foveate.methods.uncertainty_mean_teacher import UncertaintyMeanTeacher
+from foveate.methods.unimatch import UniMatch
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
-    "self_training": SelfTraining,
-    "mean_teacher": MeanTeacher,
+    "adversarial": Adversarial,
     "copy_paste": CopyPaste,
+    "cross_consistency": CrossConsistency,
     "cross_pseudo": CrossPseudo,
     "cross_teaching": CrossTeaching,
-    "pyramid_consistency": PyramidConsistency,
     "dual_task": DualTask,
+    "entropy_minimisation": EntropyMinimisation,
+    "fixmatch": FixMatch,
+    "interpolation_consistency": InterpolationConsistency,
+    "mean_teacher": MeanTeacher,
     "mutual_consistency": MutualConsistency,
-    "adversarial": Adversarial,
+    "pi_model": PiModel,
+    "pyramid_consistency": PyramidConsistency,
+    "self_training": SelfTraining,
+    "uncertainty_mean_teacher": UncertaintyMeanTeacher,
+    "unimatch": UniMatch,
     "masked_autoencoder": MaskedAutoencoder,
 }
 
-__all__ = ["METHODS", "CopyPaste", "MaskedAutoencoder", "MeanTeacher", "Method", "SelfTraining", "Supervised"]
+__all__ = ["METHODS", "Method", "SelfTraining", "Supervised"]

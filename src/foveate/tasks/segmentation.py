@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,10 @@ class Target:
     def mix(self, other: Target, mask: Tensor) -> Target:
         """This target where ``mask [B, 1, *S]`` is true, ``other`` elsewhere."""
         return Target(torch.where(mask, self.values, other.values), torch.where(mask, self.weight, other.weight))
+
+    def blend(self, other: Target, share: float) -> Target:
+        """``share`` of this target and the rest of ``other``, as mixup blends images; teaches where both teach."""
+        return Target(share * self.values + (1 - share) * other.values, self.weight * other.weight)
 
 
 class Segmentation:
@@ -65,15 +71,22 @@ class Segmentation:
         outputs: logits ``[B, K, *S]``, or a list of them, finest first; coarser ones see the target averaged
         over their voxels. Returns named terms; their sum is the loss.
         """
+        return _over_resolutions(outputs, target, self._loss_at)
+
+    def squared_error(self, outputs: Tensor | list[Tensor], target: Target) -> dict[str, Tensor]:
+        """Mean over channels and taught voxels of (probability - target)^2, averaged over resolutions as ``loss`` is.
+
+        Bounded, so that one wrong target cannot pull as cross-entropy does. The gradient also flows into a target that
+        has one.
+        """
+        return _over_resolutions(outputs, target, self._squared_error_at)
+
+    def entropy_loss(self, outputs: Tensor | list[Tensor]) -> dict[str, Tensor]:
+        """Mean normalised entropy of predictions, averaged over resolutions as ``loss`` is; no target is needed."""
         outputs = outputs if isinstance(outputs, list) else [outputs]
-        total = 2 - 0.5 ** (len(outputs) - 1)
-        terms: dict[str, Tensor] = {}
-        for i, logits in enumerate(outputs):
-            if logits.shape[2:] != target.values.shape[2:]:
-                target = _coarser(target, logits.shape[2:])
-            for name, value in self._loss_at(logits.float(), target).items():
-                terms[name] = terms.get(name, 0.0) + 0.5**i / total * value
-        return terms
+        shares = _shares(len(outputs))
+        means = [self.entropy(self.probabilities(logits)).mean() for logits in outputs]
+        return {"entropy": torch.stack([share * mean for share, mean in zip(shares, means, strict=True)]).sum()}
 
     def _loss_at(self, logits: Tensor, target: Target) -> dict[str, Tensor]:
         values, weight = target.values, target.weight
@@ -86,6 +99,10 @@ class Segmentation:
             "dice": 1 - soft_dice(self.probabilities(logits), values, weight, self.first).mean(),
             "ce": cross_entropy,
         }
+
+    def _squared_error_at(self, logits: Tensor, target: Target) -> dict[str, Tensor]:
+        error = (self.probabilities(logits) - target.values).square().mean(1, keepdim=True)
+        return {"mse": (error * target.weight).sum() / target.weight.sum().clamp_min(1)}
 
     @property
     def first(self) -> int:
@@ -103,6 +120,26 @@ class Segmentation:
             torch.maximum(values, 1 - values).amin(1, keepdim=True) if self.regions else values.amax(1, keepdim=True)
         )
         return Target(values, (sureness >= confidence).float())
+
+    def entropy(self, values: Tensor) -> Tensor:
+        """Entropy of probabilities ``[B, K, *S]`` as a share of the largest possible, in [0, 1]: ``[B, 1, *S]``.
+
+        Over classes -sum p log p / log K; over regions the mean of each region's own yes-or-no entropy / log 2.
+        """
+        # The slope of p log p is infinite at 0, where a softmax that underflows ends: nothing is gained by going there.
+        kept = values.clamp_min(1e-7)
+        if self.regions:
+            both = torch.special.entr(kept) + torch.special.entr((1 - values).clamp_min(1e-7))
+            return both.mean(1, keepdim=True) / math.log(2)
+        return torch.special.entr(kept).sum(1, keepdim=True) / math.log(self.channels)
+
+    def harden(self, target: Target) -> Target:
+        """The same target decided: 1 for the likeliest class and 0 for the others; regions each on their own side."""
+        values = target.values
+        if self.regions:
+            return Target((values > 0.5).to(values.dtype), target.weight)
+        best = values.max(1, keepdim=True).indices
+        return Target(torch.zeros_like(values).scatter_(1, best, 1.0), target.weight)
 
     def decode(self, logits: Tensor, sureness: float = 0.0) -> Tensor:
         """Label values ``[B, *S]`` uint8: the best class, or regions painted from the largest set of values on.
@@ -138,14 +175,6 @@ class Segmentation:
         logits = logits.float()
         return F.logsigmoid(torch.cat([logits, -logits], dim=1)) if self.regions else logits.log_softmax(1)
 
-    def harden(self, target: Target) -> Target:
-        """The same target decided: 1 for the likeliest class and 0 for the others; regions each on their own side."""
-        values = target.values
-        if self.regions:
-            return Target((values > 0.5).to(values.dtype), target.weight)
-        best = values.max(1, keepdim=True).indices
-        return Target(torch.zeros_like(values).scatter_(1, best, 1.0), target.weight)
-
 
 def soft_dice(p: Tensor, t: Tensor, weight: Tensor, first: int = 0) -> Tensor:
     """Soft Dice per channel from ``first`` on, over the whole batch: 2 sum(w p t) / sum(w (p + t)), ``[K - first]``.
@@ -156,6 +185,25 @@ def soft_dice(p: Tensor, t: Tensor, weight: Tensor, first: int = 0) -> Tensor:
     p, t = p[:, first:] * weight, t[:, first:]
     axes = (0, *range(2, p.ndim))
     return (2 * (p * t).sum(axes) + 1e-5) / (p.sum(axes) + (t * weight).sum(axes) + 1e-5)
+
+
+def _over_resolutions(
+    outputs: Tensor | list[Tensor], target: Target, terms_at: Callable[[Tensor, Target], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Named terms averaged over resolutions, finest first; coarser ones see the target averaged over their voxels."""
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    terms: dict[str, Tensor] = {}
+    for share, logits in zip(_shares(len(outputs)), outputs, strict=True):
+        if logits.shape[2:] != target.values.shape[2:]:
+            target = _coarser(target, logits.shape[2:])
+        for name, value in terms_at(logits.float(), target).items():
+            terms[name] = terms.get(name, 0.0) + share * value
+    return terms
+
+
+def _shares(resolutions: int) -> list[float]:
+    """What each resolution counts, finest first: 1, 1/2, 1/4, ... over their sum."""
+    return [0.5**i / (2 - 0.5 ** (resolutions - 1)) for i in range(resolutions)]
 
 
 def _coarser(target: Target, size: torch.Size) -> Target:

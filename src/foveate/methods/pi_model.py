@@ -1,0 +1,32 @@
+"""Pi-model: the student sees two random views of each unlabelled image and is to answer the same for both.
+
+Source: Laine & Aila, "Temporal ensembling for semi-supervised learning", ICLR 2017. As there, the loss is the squared
+difference of the two predictions, and the gradient flows through both.
+Departures: the views differ in intensity alone, through one geometry, so that voxels correspond, and there is no
+dropout to differ by; labelled images are seen once and have no consistency loss; coarser heads learn the other view's
+finest answer; unlabelled images replace half of the labelled ones after ``start``, and a step costs 1.5 of the
+baseline. Temporal ensembling, the paper's other half, keeps a prediction of every training image between epochs; scans
+of which patches are drawn anew have no such memory, and it is left out.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from foveate.batches.sampler import Batch
+from foveate.methods.method import Method, divide, weighted
+
+
+class PiModel(Method):
+    strong_views: ClassVar[int] = 2
+
+    def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
+        outputs = self.network(torch.cat([batch.images, *batch.strong]))  # [L + 2 U, K, *S] per resolution
+        known, guessed = divide(outputs, len(batch.images))
+        losses = self.task.loss(known, self.task.encode(batch.labels))
+        others = guessed[0].roll(len(batch.weak), 0)  # first views beside second ones and the reverse
+        consistency = self.task.squared_error(guessed, self.task.pseudo_label(others, self.sureness))
+        return losses | weighted(consistency, weight)
