@@ -115,6 +115,23 @@ def test_no_gradient_reaches_the_averaged_weights(name):
 
 
 @every_method
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(
+    "classes", [{"front": 1, "back": 2}, {"whole": (1, 2), "core": (2,)}], ids=["classes", "regions"]
+)
+def test_all_of_every_player_learns_from_classes_and_regions_in_2d_and_3d(name, dims, classes):
+    strides = ((1,) * dims, *[(2,) * dims] * 3)
+    plan = tiny_plan(dims, classes=classes, widths=(4, 4, 6, 8), strides=strides)
+    method = build(name, plan)
+    for player, losses in method.turns(a_batch(method, plan), RAMPED):
+        module = method.players()[player]
+        module.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        assert all(value.isfinite() for value in losses.values())
+        assert all((p.grad != 0).any() for p in module.parameters())
+
+
+@every_method
 def test_only_the_student_is_a_player(name):
     method = build(name)
     trained_here = {id(p) for player in method.players().values() for p in player.parameters()}

@@ -55,7 +55,7 @@ class DualTask(Method):
             "distance": DISTANCE * (error * target.weight).sum() / target.weight.sum().clamp_min(1),
             "consistency": (masks - heaviside(distances)).square().mean(),
         }
-        return task.loss(known, target) | weighted(added, weight)
+        return task.loss(known, target) | weighted(added, weight, "dual")
 
     def answer(self, images: Tensor) -> tuple[Tensor | list[Tensor], Tensor]:
         """Logits as the network gives them, and signed distances ``[B, K, *S]`` in (-1, 1) of every structure."""
