@@ -47,13 +47,13 @@ def build(name, plan=PLAN, network=None, decay=0.9, **settings):
     return METHODS[name](network or another(), task, MethodConfig(name=name, **settings), decay, another)
 
 
-def decided(method):
-    """The same method, all its decoders surer: an untrained network is sure of nothing, and would teach nothing."""
+def decided(method, factor=5.0):
+    """The same method, all its logits larger: an untrained network is sure of nothing, and would teach nothing."""
     with torch.no_grad():
         for decoder in method.modules():
             if isinstance(decoder, Decoder):
                 for parameter in decoder.heads.parameters():
-                    parameter.mul_(5.0)
+                    parameter.mul_(factor)
     return method
 
 
