@@ -128,7 +128,14 @@ def main(supervision: str = "semi_sup") -> None:
         path, started = folder / f"{model}.cfg", time.time()
         text = CONFIGURATION.format(**about, model=folder / model, iterations=iterations, between=between)
         path.write_text(text, encoding="utf-8")
-        launcher = [python, Path(__file__).with_name("pymic_launcher.py"), command, "cuda" if task.cuda else "cpu"]
+        # -P: this folder's pymic.py must not stand in front of PyMIC
+        launcher = [
+            python,
+            "-P",
+            Path(__file__).with_name("pymic_launcher.py"),
+            command,
+            "cuda" if task.cuda else "cpu",
+        ]
         run([*launcher, path], {"OMP_NUM_THREADS": str(task.threads)})
         return time.time() - started
 
