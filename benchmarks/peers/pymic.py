@@ -25,6 +25,7 @@ from adapter import Task, environment, read_task, run
 from foveate.errors import FoveateError
 
 VERSION = "0.6.2"
+UNDECLARED = ("torchvision==0.28.0", "scipy<2", "einops", "timm", "ml_collections", "monai", "imops")  # but imported
 PROBE = 6  # iterations of the first training
 VALIDATIONS = 10
 DIVISOR = 16  # of the patch: the network halves it four times
@@ -114,7 +115,7 @@ def main(supervision: str = "semi_sup") -> None:
     values = sorted(value for value in task.cohort.classes.values() if isinstance(value, int))
     if task.cohort.dims != 3 or values != list(range(1, len(task.cohort.classes) + 1)):
         raise SystemExit("PyMIC gets volumes whose classes are 1, 2, 3, ... and no regions")
-    python = environment("pymic", f"PyMIC=={VERSION}", "scipy<2") / "python"
+    python = environment("pymic", f"PyMIC=={VERSION}", *UNDECLARED) / "python"
     folder = task.out / "pymic"
     write_lists(task, folder)
     patch = pick_patch(task)
