@@ -25,6 +25,7 @@ from adapter import Task, environment, read_task, run
 from foveate.errors import FoveateError
 
 VERSION = "0.6.2"
+UNDECLARED = ("torchvision==0.28.0", "scipy<2", "einops", "timm", "ml_collections", "monai", "imops")  # but imported
 PROBE = 6  # iterations of the first training
 VALIDATIONS = 10
 DIVISOR = 16  # of the patch: the network halves it four times
@@ -114,7 +115,7 @@ def main(supervision: str = "semi_sup") -> None:
     values = sorted(value for value in task.cohort.classes.values() if isinstance(value, int))
     if task.cohort.dims != 3 or values != list(range(1, len(task.cohort.classes) + 1)):
         raise SystemExit("PyMIC gets volumes whose classes are 1, 2, 3, ... and no regions")
-    python = environment("pymic", f"PyMIC=={VERSION}", "scipy<2") / "python"
+    python = environment("pymic", f"PyMIC=={VERSION}", *UNDECLARED) / "python"
     folder = task.out / "pymic"
     write_lists(task, folder)
     patch = pick_patch(task)
@@ -128,7 +129,14 @@ def main(supervision: str = "semi_sup") -> None:
         path, started = folder / f"{model}.cfg", time.time()
         text = CONFIGURATION.format(**about, model=folder / model, iterations=iterations, between=between)
         path.write_text(text, encoding="utf-8")
-        launcher = [python, Path(__file__).with_name("pymic_launcher.py"), command, "cuda" if task.cuda else "cpu"]
+        # -P: this folder's pymic.py must not stand in front of PyMIC
+        launcher = [
+            python,
+            "-P",
+            Path(__file__).with_name("pymic_launcher.py"),
+            command,
+            "cuda" if task.cuda else "cpu",
+        ]
         run([*launcher, path], {"OMP_NUM_THREADS": str(task.threads)})
         return time.time() - started
 

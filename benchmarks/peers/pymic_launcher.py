@@ -1,30 +1,18 @@
 """Runs a command of PyMIC in PyMIC's environment, on a CPU too: pymic_launcher.py train|predict cpu|cuda ARGUMENTS.
 
-PyMIC 0.6.2 names "cuda:N" as the device of every network, and imports torchvision, whose wheel does not load beside
-another build of torch than its own. It uses ``transforms.Compose`` of it, and ``models`` for classification only. So
-this puts a stand-in for torchvision where the real one does not load, and on a CPU gives PyMIC a ``torch`` whose
-devices are the CPU. Nothing that computes is touched.
+PyMIC 0.6.2 names "cuda:N" as the device of every network, so on a CPU it gets a ``torch`` whose devices are the CPU. It
+also imports torchvision, whose wheel asks for another build of torch than the CPU's: its Python code loads once two of
+its operators, which PyMIC does not use, have a name. Nothing that computes is touched.
 """
 
 import importlib
 import os
 import sys
-import types
 from typing import Any
 
 import torch
 
-
-class Compose:
-    """One transform after the other."""
-
-    def __init__(self, transforms: list[Any]) -> None:
-        self.transforms = transforms
-
-    def __call__(self, sample: Any) -> Any:
-        for transform in self.transforms:
-            sample = transform(sample)
-        return sample
+UNUSED = ("nms", "qnms")
 
 
 class TorchOnCpu:
@@ -37,21 +25,22 @@ class TorchOnCpu:
         return torch.device("cpu")
 
 
+def load_torchvision() -> None:
+    """Import torchvision, without its compiled operators where they do not load."""
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for name in UNUSED:
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
+
+
 def main() -> None:
     command, device, *arguments = sys.argv[1:]
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    try:
-        importlib.import_module("torchvision")
-    except (ImportError, RuntimeError):
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        stand_in = types.ModuleType("torchvision")
-        for part in ("transforms", "models"):
-            module = types.ModuleType(f"torchvision.{part}")
-            setattr(stand_in, part, module)
-            sys.modules[module.__name__] = module
-        stand_in.transforms.Compose = Compose  # type: ignore[attr-defined]
-        sys.modules["torchvision"] = stand_in
+    load_torchvision()
     if device == "cpu":
         importlib.import_module("pymic.net_run.agent_seg").torch = TorchOnCpu()  # type: ignore[attr-defined]
     sys.argv = [f"pymic_{command}", *arguments]
