@@ -81,7 +81,7 @@ def test_heads_that_agree_cost_nothing_and_heads_that_differ_cost_one():
         for bias, expected in (([-1.0, 1.0], 0.0), ([1.0, -1.0], 1.0)):
             distances.bias.copy_(torch.tensor(bias))
             losses = next(method.turns(a_batch(method), RAMPED))[1]
-            assert float(losses["dual consistency"]) == pytest.approx(expected)
+            assert losses["dual consistency"].item() == pytest.approx(expected)
 
 
 def test_both_heads_learn_by_one_optimiser_and_only_the_network_is_the_model():

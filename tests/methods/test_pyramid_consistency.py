@@ -41,8 +41,8 @@ def test_the_loss_is_that_of_the_paper_voxel_by_voxel():
                     uncertainty += divergence / (3 * 12)
         consistency += above / below / 3
     losses = rectified_consistency(scales)
-    assert float(losses["consistency"]) == pytest.approx(consistency)
-    assert float(losses["uncertainty"]) == pytest.approx(uncertainty)
+    assert losses["consistency"].item() == pytest.approx(consistency)
+    assert losses["uncertainty"].item() == pytest.approx(uncertainty)
 
 
 def test_regions_diverge_as_choices_of_two():
@@ -52,8 +52,8 @@ def test_regions_diverge_as_choices_of_two():
     mean = (a + b) / 2
     divergence = [2 * (p * math.log(p / mean) + (1 - p) * math.log((1 - p) / (1 - mean))) for p in (a, b)]
     losses = rectified_consistency(scales)
-    assert float(losses["uncertainty"]) == pytest.approx(sum(divergence) / 2, rel=1e-5)
-    assert float(losses["consistency"]) == pytest.approx((a - mean) ** 2, rel=1e-5)
+    assert losses["uncertainty"].item() == pytest.approx(sum(divergence) / 2, rel=1e-5)
+    assert losses["consistency"].item() == pytest.approx((a - mean) ** 2, rel=1e-5)
 
 
 @pytest.mark.parametrize("plan", [PLAN, REGIONS], ids=["classes", "regions"])
@@ -67,8 +67,8 @@ def test_a_network_that_says_the_same_at_every_resolution_is_left_alone(plan):
     torch.nn.init.constant_(method.network.decoder.heads[1].bias[:1], 3.0)
     apart = next(method.turns(a_batch(method), RAMPED))[1]
     for key in ("unlabelled consistency", "unlabelled uncertainty"):
-        assert abs(float(losses[key])) < 1e-6
-        assert float(apart[key]) > 1e-3
+        assert abs(losses[key].item()) < 1e-6
+        assert apart[key].item() > 1e-3
 
 
 @pytest.mark.parametrize(
