@@ -68,7 +68,8 @@ GaussianNoise_std = 0.05
 GaussianNoise_probability = 0.5
 
 [network]
-net_type = UNet3D
+net_type = UNet
+dimension = 3
 class_num = {classes}
 in_chns = 1
 feature_chns = [32, 64, 128, 256, 512]
