@@ -33,6 +33,7 @@ AS_THE_BASELINE = [
 # Methods that make random choices of their own.
 DRAWING = ["copy_paste", "cross_consistency", "interpolation_consistency", "uncertainty_mean_teacher", "unimatch"]
 every_method = pytest.mark.parametrize("name", METHODS)
+labelled_method = pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.learns_labels])
 # Pre-training learns no label, so it is no baseline at any weight: it has tests of its own.
 unlabelled_method = pytest.mark.parametrize(
     "name", [n for n, m in METHODS.items() if m.uses_unlabelled and m.learns_labels]
@@ -114,16 +115,17 @@ def test_no_gradient_reaches_the_averaged_weights(name):
     assert all(parameter.grad is None for parameter in method.average.parameters())
 
 
-@every_method
+@labelled_method
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize(
     "classes", [{"front": 1, "back": 2}, {"whole": (1, 2), "core": (2,)}], ids=["classes", "regions"]
 )
-def test_all_of_every_player_learns_from_classes_and_regions_in_2d_and_3d(name, dims, classes):
+@pytest.mark.parametrize("unlabelled", [1, 2])
+def test_all_of_every_player_learns_from_classes_and_regions_in_2d_and_3d(name, dims, classes, unlabelled):
     strides = ((1,) * dims, *[(2,) * dims] * 3)
     plan = tiny_plan(dims, classes=classes, widths=(4, 4, 6, 8), strides=strides)
     method = build(name, plan)
-    for player, losses in method.turns(a_batch(method, plan), RAMPED):
+    for player, losses in method.turns(a_batch(method, plan, unlabelled=unlabelled), RAMPED):
         module = method.players()[player]
         module.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
@@ -206,22 +208,7 @@ def test_a_step_sends_as_many_images_through_the_student_as_one_of_the_baseline(
     assert images == [batch] * 4
 
 
-@every_method
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize(
-    "classes", [{"front": 1, "back": 2}, {"whole": (1, 2), "back": (2,)}], ids=["classes", "regions"]
-)
-@pytest.mark.parametrize("unlabelled", [1, 2])
-def test_every_method_learns_in_2d_and_3d_from_classes_and_regions(name, dims, classes, unlabelled):
-    strides = ((1,) * dims, *[(2,) * dims] * 3)
-    plan = tiny_plan(dims, patch=(16,) * dims, widths=(2, 2, 3, 4), strides=strides, classes=classes)
-    method = decided(build(name, plan))
-    found = gradients(method, a_batch(method, plan, unlabelled=unlabelled))
-    assert found.isfinite().all()
-    assert (found != 0).any()
-
-
-@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.learns_labels])
+@labelled_method
 def test_mixed_precision_keeps_no_parameter_of_a_player_from_its_gradient(name):
     method = decided(build(name))
     batch = a_batch(method)
