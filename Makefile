@@ -35,7 +35,7 @@ lint: $(READY)
 DATA := $(or $(FOVEATE_DATA),../shared/data)
 LABEL_EFFICIENCY := $(BIN)/foveate bench label-efficiency
 PLACES := --results benchmarks/results --work benchmarks/runs --docs docs/benchmarks.md
-METHODS ?= supervised,mean_teacher,copy_paste
+METHODS ?= supervised,self_training,mean_teacher,copy_paste
 LABELS ?= 8
 SEEDS ?= 3
 MINUTES ?= 15

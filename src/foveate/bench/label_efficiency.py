@@ -97,10 +97,11 @@ def check_methods(settings: Settings) -> list[str]:
     """The methods in full. Raises InputError for an unknown one, a peer without adapter and a number out of range."""
     from foveate.methods import METHODS
 
-    named = list(METHODS) if list(settings.methods) == ["all"] else list(settings.methods)
+    known = [name for name, method in METHODS.items() if method.learns_labels]  # pre-training leaves nothing to score
+    named = known if list(settings.methods) == ["all"] else list(settings.methods)
     for name in named:
-        if name not in METHODS:
-            raise refuse("--methods", "method", name, f"all, or one of {', '.join(METHODS)}", closest(name, METHODS))
+        if name not in known:
+            raise refuse("--methods", "method", name, f"all, or one of {', '.join(known)}", closest(name, known))
     for name, adapter in settings.peers.items():
         if not re.fullmatch(r"[A-Za-z0-9_]+", name):
             raise refuse("--peer", "name", name, "letters, digits and _", "Write --peer nnunet=ADAPTER.py.")
