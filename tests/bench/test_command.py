@@ -30,7 +30,7 @@ def test_killed_while_training_it_goes_on_to_its_one_row(tmp_path: Path) -> None
     data, score, page = dataset(tmp_path / "toy"), ids(tmp_path / "held.txt", "c6", "c7"), tmp_path / "page.md"
     page.write_text("<!-- begin toy -->\n<!-- end toy -->\n")
     results, work = tmp_path / "results", tmp_path / "work" / "toy" / "held"
-    arguments = f"{data} --score {score} --methods supervised --labels 2 --seeds 1 --minutes 0.1 --threads 1"
+    arguments = f"{data} --score {score} --methods supervised --labels 2 --seeds 1 --minutes 0.3 --threads 1"
     arguments += f" --classes front=1,back=2 --results {results} --work {tmp_path / 'work'} --docs {page}"
     command = [sys.executable, "-m", "foveate", "bench", "label-efficiency", *arguments.split()]
 
@@ -55,9 +55,9 @@ def test_killed_while_training_it_goes_on_to_its_one_row(tmp_path: Path) -> None
     scores = json.loads((run / "benchmark" / "scores.json").read_text())
     assert float(found["dice"]) == pytest.approx(scores["dice"], abs=1e-5)
     assert float(found["dice_front"]) == pytest.approx(scores["dice/front"], abs=1e-5)
-    assert files(results) == {"toy.csv", "toy_cases", "toy-held-0.1min-1t-cpu.png"}, "and no lock"
+    assert files(results) == {"toy.csv", "toy_cases", "toy-held-0.3min-1t-cpu.png"}, "and no lock"
     assert "| 2 | supervised | 1 |" in page.read_text()
-    assert "results/toy-held-0.1min-1t-cpu.png" in page.read_text()
+    assert "results/toy-held-0.3min-1t-cpu.png" in page.read_text()
 
 
 def settings(tmp_path: Path, **more: Any) -> bench.Settings:
