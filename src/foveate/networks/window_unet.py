@@ -27,7 +27,8 @@ EXPANSION = 4  # of the hidden layer behind every attention
 
 
 class WindowUNet(UNet):
-    """A U-Net with two blocks of window attention, plain and shifted, in every encoder stage below full resolution."""
+    """A U-Net with two blocks of window attention, plain and shifted, in every encoder stage below full resolution, or
+    in the only stage."""
 
     @staticmethod
     def stages(plan: Plan) -> Iterator[nn.Module]:

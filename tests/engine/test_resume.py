@@ -1,0 +1,84 @@
+"""A run that goes on from its checkpoint ends, bit by bit, as one that nothing stopped: players, optimisers, average."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from foveate.batches.sampler import Sampler
+from foveate.cohort.split import Split
+from foveate.config import MethodConfig, NetworkConfig, load_config
+from foveate.engine.loop import train_loop
+from foveate.engine.progress import TrainingProgress
+from foveate.engine.recorder import Recorder
+from foveate.engine.run import RunFolder
+from foveate.engine.schedule import Schedule
+from foveate.engine.signals import stop_signals
+from foveate.methods import METHODS
+from foveate.networks import build_network
+from foveate.tasks import build_task
+from toys import tiny_plan, toy_cohort
+
+STEPS = 8
+PLAN = tiny_plan(2, batch=2, widths=(4, 4, 6, 8), strides=((1, 1), *[(2, 2)] * 3))
+
+
+class Killed(Exception):
+    pass
+
+
+def go(run: Path, sampler: Sampler, name: str, weights: int, until: int = STEPS) -> dict:
+    """Start or continue the run, with fresh weights drawn by the seed ``weights``, and leave it at a step; what it
+    would save then."""
+    task = build_task(PLAN)
+    config = load_config(steps=STEPS, method=name)
+    torch.manual_seed(weights)
+
+    def build(network="unet"):
+        return build_network(NetworkConfig(name=network), PLAN, task.channels)
+
+    method = METHODS[name](build(), task, MethodConfig(name=name, start=0.5, ramp=0.2), 0.9, build)
+    with RunFolder(run, resume=True) as folder, stop_signals() as stop, TrainingProgress(quiet=True) as progress:
+        if not folder.resumed:
+            folder.begin(config, PLAN, {})
+        schedule = Schedule(STEPS, None)
+        recorder = Recorder(folder, schedule, method, progress, stop, config, None)
+        if saved := folder.restore():
+            recorder.restore(saved[1])
+
+        def after_step(losses):
+            recorder(losses)
+            if schedule.step == until < STEPS:
+                recorder.save()
+                raise Killed
+
+        fabric = Fabric(accelerator="cpu", devices=1)
+        try:
+            train_loop(fabric, method, recorder.optimisers, sampler, schedule, config.optimiser, after_step)
+        except Killed:
+            assert schedule.step == until
+        state = recorder.state()
+        return {"method": state["method"], "optimisers": state["optimisers"]}
+
+
+def leaves(tree, place=""):
+    """Every tensor and number of a tree of dicts and lists, by where it is."""
+    if isinstance(tree, dict | list | tuple):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return {key: leaf for name, value in items for key, leaf in leaves(value, f"{place}/{name}").items()}
+    return {place: tree}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_that_goes_on_ends_bitwise_equal(name, tmp_path):
+    """Stopped before the unlabelled scans enter, when some weights may not have been stepped yet, and after."""
+    cohort = toy_cohort(tmp_path, PLAN)
+    split = Split(tuple(cohort.labelled), (), tuple(cohort.unlabelled))
+    sampler = Sampler(cohort, PLAN, load_config().augment, split, 0, torch.device("cpu"))
+    whole = leaves(go(tmp_path / "whole", sampler, name, weights=0))
+    for weights, until in enumerate((2, 6, STEPS)):
+        found = leaves(go(tmp_path / "run", sampler, name, weights, until))
+    assert found.keys() == whole.keys()
+    for key, value in whole.items():
+        assert torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value, key
