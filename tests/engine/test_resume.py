@@ -1,4 +1,4 @@
-"""A run that goes on from its checkpoint ends, bit by bit, as one that nothing stopped: players, optimisers, average."""
+"""A run that goes on from its checkpoint ends bit by bit as one that nothing stopped: players, optimisers, average."""
 
 from pathlib import Path
 
@@ -6,9 +6,11 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
+from foveate.batches.cache import PreparedCohort
 from foveate.batches.sampler import Sampler
 from foveate.cohort.split import Split
 from foveate.config import MethodConfig, NetworkConfig, load_config
+from foveate.engine.labelling import Labelling
 from foveate.engine.loop import train_loop
 from foveate.engine.progress import TrainingProgress
 from foveate.engine.recorder import Recorder
@@ -17,6 +19,7 @@ from foveate.engine.schedule import Schedule
 from foveate.engine.signals import stop_signals
 from foveate.methods import METHODS
 from foveate.networks import build_network
+from foveate.predict.predictor import Predictor
 from foveate.tasks import build_task
 from toys import tiny_plan, toy_cohort
 
@@ -28,11 +31,13 @@ class Killed(Exception):
     pass
 
 
-def go(run: Path, sampler: Sampler, name: str, weights: int, until: int = STEPS) -> dict:
+def go(run: Path, cohort: PreparedCohort, name: str, weights: int, until: int = STEPS) -> dict:
     """Start or continue the run, with fresh weights drawn by the seed ``weights``, and leave it at a step; what it
     would save then."""
     task = build_task(PLAN)
     config = load_config(steps=STEPS, method=name)
+    split = Split(tuple(cohort.labelled), (), tuple(cohort.unlabelled))
+    sampler = Sampler(cohort, PLAN, config.augment, split, 0, torch.device("cpu"))
     torch.manual_seed(weights)
 
     def build(network="unet"):
@@ -43,7 +48,9 @@ def go(run: Path, sampler: Sampler, name: str, weights: int, until: int = STEPS)
         if not folder.resumed:
             folder.begin(config, PLAN, {})
         schedule = Schedule(STEPS, None)
-        recorder = Recorder(folder, schedule, method, progress, stop, config, None)
+        predictor = Predictor(method.average, task, PLAN)
+        labelling = Labelling(folder.path / "pseudo", predictor, cohort, sampler, method, schedule)
+        recorder = Recorder(folder, schedule, method, progress, stop, config, labelling, None)
         if saved := folder.restore():
             recorder.restore(saved[1])
 
@@ -55,7 +62,16 @@ def go(run: Path, sampler: Sampler, name: str, weights: int, until: int = STEPS)
 
         fabric = Fabric(accelerator="cpu", devices=1)
         try:
-            train_loop(fabric, method, recorder.optimisers, sampler, schedule, config.optimiser, after_step)
+            train_loop(
+                fabric,
+                method,
+                recorder.optimisers,
+                sampler,
+                schedule,
+                config.optimiser,
+                after_step,
+                recorder.before_step,
+            )
         except Killed:
             assert schedule.step == until
         state = recorder.state()
@@ -74,11 +90,9 @@ def leaves(tree, place=""):
 def test_a_run_that_goes_on_ends_bitwise_equal(name, tmp_path):
     """Stopped before the unlabelled scans enter, when some weights may not have been stepped yet, and after."""
     cohort = toy_cohort(tmp_path, PLAN)
-    split = Split(tuple(cohort.labelled), (), tuple(cohort.unlabelled))
-    sampler = Sampler(cohort, PLAN, load_config().augment, split, 0, torch.device("cpu"))
-    whole = leaves(go(tmp_path / "whole", sampler, name, weights=0))
+    whole = leaves(go(tmp_path / "whole", cohort, name, weights=0))
     for weights, until in enumerate((2, 6, STEPS)):
-        found = leaves(go(tmp_path / "run", sampler, name, weights, until))
+        found = leaves(go(tmp_path / "run", cohort, name, weights, until))
     assert found.keys() == whole.keys()
     for key, value in whole.items():
         assert torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value, key
