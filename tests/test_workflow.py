@@ -72,7 +72,7 @@ def held_out(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("method", ["supervised", "mean_teacher", "copy_paste"])
+@pytest.mark.parametrize("method", ["supervised", "self_training", "mean_teacher", "copy_paste"])
 def test_volumes_from_the_folder_to_the_scores(tmp_path: Path, method: str) -> None:
     data, test = volumes(tmp_path / "scans"), held_out(tmp_path / "test")
     run = put_plan(tmp_path / "run", plan(3, 1, {"class 1": 1, "class 2": 2}))
