@@ -20,6 +20,7 @@ ORDER = [
     ("methods",),
     ("predict",),
     ("metrics",),  # metrics and report stand below the engine, because training ends by writing its report
+    ("choose",),
     ("report",),
     ("engine",),
     ("bench",),

@@ -150,6 +150,21 @@ def evaluate(
     score(predictions, labels, json=json, tolerance_mm=tolerance_mm).render(Console())
 
 
+@app.command("labels-needed")
+def labels_needed(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run folders with an evaluation.json, or tables that a bench wrote.", metavar="RUN..."),
+    ],
+    dice: Annotated[float, typer.Option(help="Wanted mean Dice.")] = 0.9,
+) -> None:
+    """Fit the learning curve of the runs at hand; say how many more labels reach a Dice, or that none do."""
+    from foveate.choose.labels_needed import labels_needed as answers
+
+    for curve, answer in answers(runs, dice).items():
+        typer.echo(f"{curve}\n  {answer}")
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder for what the demo makes.", metavar="OUT")] = Path("demo"),

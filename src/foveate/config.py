@@ -92,6 +92,7 @@ class Config(Strict):
     validation: labelled cases held back to show a validation Dice, which chooses nothing; ``auto`` holds back a tenth
     once there are twenty labelled cases: with fewer, every label is worth more in training.
     init: run or model folder whose weights training starts from.
+    unlabelled_outliers: unlabelled scans that look unlike the cohort are set aside, or kept and only said.
     """
 
     minutes: float | None = Field(default=None, gt=0)
@@ -105,6 +106,7 @@ class Config(Strict):
     optimiser: OptimiserConfig = OptimiserConfig()
     augment: AugmentConfig = AugmentConfig()
     validation: Literal["auto"] | int = "auto"
+    unlabelled_outliers: Literal["aside", "keep"] = "aside"
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     cache: str | None = None
 

@@ -25,6 +25,7 @@ from foveate.batches.cache import (
 )
 from foveate.batches.grid import Grid, Taps, linear_taps, resample, resample_axis
 from foveate.cohort.cohort import IGNORE, Case, Cohort
+from foveate.cohort.facts import BACKGROUND
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.errors import InputError, Problem, refuse
 from foveate.files import DiskFull
@@ -36,8 +37,6 @@ __all__ = ["Grid", "PreparedCase", "PreparedCohort", "prepare_cohort", "prepare_
 VOXELS_PER_CLASS = 10_000
 # Statistics of a large image come from a regular sample of about this many voxels.
 SAMPLE = 1 << 22
-# An image in which more than this share is exactly 0 has an empty background, which says nothing of its contrast.
-BACKGROUND = 0.25
 # Part of the cache key: raise it when preparation changes what it writes.
 VERSION = 1
 

@@ -16,6 +16,7 @@ import numpy as np
 from foveate.cohort.cohort import IGNORE, Case, Cohort
 from foveate.cohort.facts import CaseFacts, file_hash, measure_case_safely
 from foveate.cohort.layouts import find_cohort, keep_labelled, read_ids
+from foveate.cohort.outliers import LIMIT, outliers
 from foveate.errors import InputError, Problem, Severity
 from foveate.io import case_stem, image_suffix
 
@@ -85,24 +86,37 @@ def check(
     labelled: Path | str | None = None,
     progress: Progress | None = None,
     needs_labels: bool = True,
+    keep_outliers: bool = False,
 ) -> CheckReport:
     """Find the cohort in the folder ``data`` and check all of it.
 
     labelled: file with one case id a line; only these labels are opened, all other cases count as unlabelled.
     needs_labels: false where images alone will do, as for pre-training; then no class has to be shown by a label.
+    keep_outliers: unlabelled scans that look unlike the cohort are only said, not set aside.
     Raises InputError when the layout is not recognised or ``labelled`` names what is not there. Everything else
     is in the report's ``problems``.
     """
     cohort = find_cohort(Path(data))
     if labelled is not None:
         cohort = keep_labelled(cohort, read_ids(Path(labelled)), labelled)
-    return check_cohort(cohort, progress=progress, needs_labels=needs_labels)
+    return check_cohort(
+        cohort, progress=progress, draw=labelled, needs_labels=needs_labels, keep_outliers=keep_outliers
+    )
 
 
 def check_cohort(
-    cohort: Cohort, workers: int | None = None, progress: Progress | None = None, needs_labels: bool = True
+    cohort: Cohort,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    *,
+    draw: Path | str | None = None,
+    needs_labels: bool = True,
+    keep_outliers: bool = False,
 ) -> CheckReport:
-    """Read and judge every case in parallel. ``progress`` is told (cases done, cases) now and then."""
+    """Read and judge every case in parallel. ``progress`` is told (cases done, cases) now and then.
+
+    draw: the file that chose the labelled cases, if one did. The others are those of ``check``.
+    """
     declared = len(cohort.channels) or None
     workers = workers or min(8, _processors())
     facts: Facts = {}
@@ -124,8 +138,12 @@ def check_cohort(
     problems += found + _also_in_test(cohort, facts)
     cohort = cohort.only({case.id for case in cohort.cases} - duplicates)
     facts = {case: fact for case, fact in facts.items() if case not in duplicates}
+    unlike, found = _outliers(cohort, facts, keep_outliers)
+    problems += found
+    cohort = cohort.only({case.id for case in cohort.cases} - unlike)
+    facts = {case: fact for case, fact in facts.items() if case not in unlike}
     problems += [problem for case in cohort.labelled for problem in _label_problems(cohort, case, facts.get(case.id))]
-    problems += _cohort_problems(cohort, facts) if needs_labels else []
+    problems += _cohort_problems(cohort, facts, draw) if needs_labels else []
     order = {"refuse": 0, "aside": 1, "warn": 2}
     return CheckReport(cohort, facts, sorted(problems, key=lambda problem: order[problem.severity]))
 
@@ -211,6 +229,30 @@ def _duplicates(cohort: Cohort, facts: Facts) -> tuple[set[str], list[Problem]]:
     return dropped, problems
 
 
+def _outliers(cohort: Cohort, facts: Facts, keep: bool) -> tuple[set[str], list[Problem]]:
+    """Unlabelled cases to set aside because they look unlike the cohort, and what to say about those and labelled ones.
+
+    What has a label is kept: somebody has looked at it.
+    """
+    aside: set[str] = set()
+    problems = []
+    found = outliers(facts)
+    for case in cohort.cases:
+        if case.id not in found:
+            continue
+        severity: Severity = "warn"
+        fix = "It is kept. Check that it is what it should be."
+        if case.label is None and not keep:
+            severity = "aside"
+            fix = "It is set aside. If it belongs here: --set unlabelled_outliers=keep."
+            aside.add(case.id)
+        far = found[case.id]
+        text = f"{far.what}: {far.deviations:.1f} robust deviations from the cohort"
+        expected = f"at most {LIMIT:g}, as scans of one kind have"
+        problems.append(Problem(str(case.images[0]), "appearance", text, expected, fix, severity, case.id))
+    return aside, problems
+
+
 def _also_in_test(cohort: Cohort, facts: Facts) -> list[Problem]:
     """Training cases whose very files lie in imagesTs too: a score on those would be a score on training data."""
     folder = cohort.root / "imagesTs"
@@ -260,8 +302,8 @@ def _label_problems(cohort: Cohort, case: Case, fact: CaseFacts | None) -> list[
     return problems
 
 
-def _cohort_problems(cohort: Cohort, facts: Facts) -> list[Problem]:
-    """What can only be seen over all labels together."""
+def _cohort_problems(cohort: Cohort, facts: Facts, draw: Path | str | None = None) -> list[Problem]:
+    """What can only be seen over all labels together. draw: the file that chose them, if one did."""
     root, labelled = str(cohort.root), cohort.labelled
     if not labelled:
         found = f"{len(cohort.cases)} cases, none with a label that can be used"
@@ -282,7 +324,11 @@ def _cohort_problems(cohort: Cohort, facts: Facts) -> list[Problem]:
             if not values & present:
                 found = f"no voxel of {name} (value {value}) in {len(labelled)} labelled cases"
                 fix = "Label a case that shows it, or remove the class from dataset.json."
-                problems.append(Problem(root, f"class {name}", found, "every class in at least one label", fix))
+                if draw is not None:
+                    found += f" ({', '.join(case.id for case in labelled[:8])}{', ...' if len(labelled) > 8 else ''})"
+                    fix = f"Name a case that shows {name} in this file, or remove the class from dataset.json."
+                expected = "every class in at least one label"
+                problems.append(Problem(str(draw or root), f"class {name}", found, expected, fix))
     if len(labelled) == 1:
         found = f"one labelled case ({labelled[0].id})"
         fix = "Training works, but no validation is claimed: every label teaches and none is left to test on."

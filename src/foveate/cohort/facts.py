@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 
 from foveate.cohort.cohort import IGNORE, Case
 from foveate.errors import InputError, Problem
@@ -18,6 +20,10 @@ from foveate.io.stream import unreadable
 
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
 SAMPLE = 1_000_000  # voxels that are enough for a percentile
+BLOCKS = 6  # per axis of a thumbnail
+LOOKED_AT = 32  # voxels per axis that are enough for a thumbnail
+# An image in which more than this share is exactly 0 has an empty background, which says nothing of its contrast.
+BACKGROUND = 0.25
 
 
 class Foreground(NamedTuple):
@@ -36,7 +42,8 @@ class CaseFacts:
     spacing: mm (pixels for pictures). percentiles: per channel at PERCENTILES. foreground: per channel, or None
     without labelled voxels. voxels: {label value: count} with background, or None without label. sha256,
     label_sha256: of the files' bytes. content: hash of shape, position and voxel values, equal for copies that were
-    only compressed anew. orientation: where the axes point, "RAS"; "" for pictures. stored: data type in the file.
+    only compressed anew. thumbnail: per channel, what ``thumbnail`` gives. orientation: where the axes point, "RAS";
+    "" for pictures. stored: data type in the file.
     """
 
     shape: tuple[int, ...]
@@ -50,6 +57,7 @@ class CaseFacts:
     label_sha256: str | None
     content: str
     label_content: str | None
+    thumbnail: tuple[tuple[float, ...], ...]
     orientation: str
     stored: str
 
@@ -123,6 +131,7 @@ def _facts(case: Case, image: Volume, label: Volume | None, ignore: int | None) 
         label_sha256=file_hash([case.label]) if case.label is not None else None,
         content=_content(image),
         label_content=_content(label) if label is not None else None,
+        thumbnail=tuple(thumbnail(channel, image.affine) for channel in image.array),
         orientation="".join(nib.aff2axcodes(image.affine)) if image.dims == 3 else "",
         stored=str(image.meta.get("stored", "")),
     )
@@ -144,6 +153,44 @@ def _sample(channel: np.ndarray) -> np.ndarray:
     flat = channel.ravel(order="K")
     step = -(-flat.size // SAMPLE)
     return flat[:: step | 1]  # an odd step does not keep to one column of a grid of even size
+
+
+def thumbnail(channel: np.ndarray, affine: np.ndarray) -> tuple[float, ...]:
+    """Means of BLOCKS blocks along each axis ``[*S]``, flat, in canonical order; normalised as an image of z-scores is.
+
+    It is the same for an image times a positive number plus a constant.
+    """
+    small = channel[tuple(slice(None, None, max(n // LOOKED_AT, 1)) for n in channel.shape)].astype(np.float64)
+    values = small.ravel()
+    if np.mean(values == 0) > BACKGROUND and values.any():
+        values = values[values != 0]
+    low, high = np.percentile(values, (0.5, 99.5))
+    values = values.clip(low, high)
+    small = (small.clip(low, high) - values.mean()) / (values.std() or 1.0)
+    for axis, n in enumerate(small.shape):
+        starts = np.arange(BLOCKS) * n // BLOCKS
+        if n < BLOCKS:
+            small = small.take(starts, axis)
+        else:
+            counts = np.diff(np.append(starts, n)).reshape([-1 if a == axis else 1 for a in range(small.ndim)])
+            small = np.add.reduceat(small, starts, axis) / counts
+    if small.ndim == 3:
+        small = apply_orientation(small, io_orientation(affine))
+    return tuple(np.round(small.ravel(), 4).tolist())
+
+
+def canonical(values: Sequence[float], orientation: str) -> tuple[float, ...]:
+    """Per-axis values of a file, put into the order of its axes once they run to right, anterior, superior.
+
+    >>> canonical((10, 20, 30), "SRA")
+    (20, 30, 10)
+    """
+    if not orientation:
+        return tuple(values)
+    ordered = list(values)
+    for axis, world in enumerate(axcodes2ornt(orientation)[:, 0].astype(int)):
+        ordered[world] = values[axis]
+    return tuple(ordered)
 
 
 def _foreground(values: np.ndarray) -> Foreground:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from nibabel.orientations import axcodes2ornt
 
 from foveate.cohort.check import CheckReport, class_volumes
-from foveate.cohort.facts import CaseFacts
+from foveate.cohort.facts import CaseFacts, canonical
 from foveate.config import Strict
 from foveate.errors import refuse
 
@@ -89,20 +86,6 @@ def fingerprint(report: CheckReport) -> Fingerprint:
             for found in [class_volumes(facts, value)]
         ),
     )
-
-
-def canonical(values: Sequence[float], orientation: str) -> tuple[float, ...]:
-    """Per-axis values of a file, put into the order of its axes once they run to right, anterior, superior.
-
-    >>> canonical((10, 20, 30), "SRA")
-    (20, 30, 10)
-    """
-    if not orientation:
-        return tuple(values)
-    ordered = list(values)
-    for axis, world in enumerate(axcodes2ornt(orientation)[:, 0].astype(int)):
-        ordered[world] = values[axis]
-    return tuple(ordered)
 
 
 def _channel(name: str, number: int, facts: list[CaseFacts]) -> ChannelFingerprint:

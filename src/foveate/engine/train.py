@@ -21,7 +21,7 @@ from foveate.cohort.fingerprint import fingerprint
 from foveate.cohort.plan import Plan
 from foveate.cohort.planning import make_plan
 from foveate.cohort.split import split_cases
-from foveate.config import Config, load_config
+from foveate.config import Config, MethodConfig, load_config
 from foveate.engine.device import launch, workers
 from foveate.engine.fit_plan import budget, explain_out_of_memory, fit_plan, out_of_memory
 from foveate.engine.labelling import Labelling
@@ -96,9 +96,12 @@ def train(
             settings.minutes = DEFAULT_MINUTES
         kind = method_class(settings)
         start = read_start(settings.init) if settings.init and not folder.resumed else None
-        report = check(data, labelled=labelled, needs_labels=kind.learns_labels)
+        keep = settings.unlabelled_outliers == "keep"
+        report = check(data, labelled=labelled, needs_labels=kind.learns_labels, keep_outliers=keep)
         report.raise_if_refused()
         fabric = launch(settings)
+        if kind.uses_unlabelled and kind.learns_labels and not report.cohort.unlabelled:
+            refuse_method_without_unlabelled(settings, report)
         plan = settle_plan(folder, fabric, report, settings, start)
         cohort, split = report.cohort, split_cases(report.cohort, settings.seed, settings.validation)
         if not kind.learns_labels:
@@ -157,6 +160,18 @@ def method_class(settings: Config) -> type[Method]:
     if name not in METHODS:
         raise refuse("configuration", "method.name", name, f"one of {', '.join(METHODS)}", closest(name, METHODS))
     return METHODS[name]
+
+
+def refuse_method_without_unlabelled(settings: Config, report: CheckReport) -> None:
+    """Raise InputError for a method that was asked for and has nothing to work on; the default does without."""
+    if settings.method.name == MethodConfig().name:
+        return
+    cohort = report.cohort
+    aside = sum(problem.severity == "aside" for problem in report.problems)
+    found = f"{settings.method.name}, and {len(cohort.labelled)} scans that all have a label"
+    found += f" ({aside} more are set aside: see foveate check)" if aside else ""
+    fix = "Use --method supervised, or add scans without labels."
+    raise refuse(cohort.root, "method.name", found, "unlabelled scans, which this method learns from", fix)
 
 
 def settle_plan(

@@ -1,0 +1,125 @@
+"""``foveate labels-needed``: reads what runs have scored and says how many more labels reach a wanted Dice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from foveate.choose.learning_curve import FEWEST, Needed, Point, labels_to_reach
+from foveate.errors import refuse
+
+EVALUATION = "evaluation.json"
+FAR = 1000  # times the largest number of labels: nobody labels so many
+COLUMNS = ("dataset", "method", "labels", "minutes", "dice")
+
+
+def labels_needed(runs: Iterable[str | Path], dice: float = 0.9) -> dict[str, str]:
+    """For each learning curve that the runs hold: how many more labels reach the mean Dice ``dice``, in words.
+
+    runs: run folders that hold evaluation.json, as ``foveate evaluate --json`` writes it, and CSV files of ``foveate
+    bench``. Runs share a curve when dataset, method and budget are the same and, for folders, the test cases.
+    Raises InputError for what cannot be read, and for a Dice that is not between 0 and 1.
+    """
+    if not 0 < dice < 1:
+        raise refuse("labels-needed", "dice", dice, "more than 0 and less than 1", "Give for instance --dice 0.9.")
+    points = [point for path in map(Path, runs) for point in (read_csv(path) if path.is_file() else [read_run(path)])]
+    curves = defaultdict(list)
+    for point in points:
+        curves[point.curve].append(point)
+    return {name: describe(curve, dice) for name, curve in curves.items()}
+
+
+def read_csv(path: Path) -> list[Point]:
+    """A point for each row. Raises InputError naming the column or row that is not as it should be."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise refuse(path, "file", error, "a table of runs or a run folder", "Give another file.") from None
+    fix = "Give a table that foveate bench has written."
+    if not rows:
+        raise refuse(path, "rows", "none", "one for each run", fix)
+    if missing := [name for name in COLUMNS if name not in rows[0]]:
+        raise refuse(path, "columns", f"no {', '.join(missing)}", ", ".join(COLUMNS), fix)
+    points = []
+    for number, row in enumerate(rows, 2):
+        name = f"{row['dataset']}, {row['method']}, {row['minutes']} min"
+        points.append(_point(path, f"line {number}", row["labels"], row["dice"], name))
+    return points
+
+
+def read_run(folder: Path) -> Point:
+    """The point of a run folder: labels that its data had, and the mean Dice of its evaluation."""
+    fix = f"Write it with foveate evaluate PREDICTIONS LABELS --json {folder / EVALUATION}."
+    scores = _json(folder / EVALUATION, "the scores of the run", fix)
+    run = _json(folder / "provenance.json", "the record of a run", "Give the folder of a run that has ended.")
+    labels = sum(parts.get("label") is not None for parts in run.get("data", {}).values())
+    config = run.get("config", {})
+    steps = config.get("steps")
+    bound = f"{steps} steps" if steps else f"{config.get('minutes')} min"
+    tested = sorted(str(case.get("case")) for case in scores.get("cases", []))
+    digest = zlib.crc32("\n".join(tested).encode())  # runs that were judged by other cases are of another curve
+    name = f"{config.get('method', {}).get('name')}, {bound}, {len(tested)} test cases ({digest:08x})"
+    return _point(folder / EVALUATION, "dice", labels, scores.get("dice"), name)
+
+
+def describe(points: list[Point], dice: float) -> str:
+    """The answer for one curve in a few honest sentences."""
+    counts = sorted({point.labels for point in points})
+    runs = f"{len(points)} run{'s' * (len(points) > 1)} with {', '.join(map(str, counts))} labels"
+    if len(counts) < FEWEST:
+        return f"{runs}: too few to tell. A curve needs runs with at least {FEWEST} different numbers of labels."
+    needed = labels_to_reach(points, dice)
+    curve, most = needed.curve, counts[-1]
+    text = f"{runs}; fitted: {curve.a:.3f} - {curve.b:.3g} n^-{curve.c:.2f}. "
+    if needed.labels <= most:
+        text += f"Dice {dice:g} is reached at about {math.ceil(needed.labels)} labels, which some runs have."
+    elif needed.labels < FAR * most:
+        more = math.ceil(needed.labels) - most
+        text += f"Dice {dice:g} takes about {math.ceil(needed.labels)} labels, {more} more than {most}."
+    elif curve.b == 0:
+        text += f"More labels did not help in these runs, so Dice {dice:g} is out of reach by labels alone."
+    elif math.isinf(needed.labels):
+        text += f"The curve levels off at {curve.a:.3f}: Dice {dice:g} is out of reach by labels alone."
+    else:
+        text += f"Dice {dice:g} takes more than {FAR * most} labels: out of reach in practice."
+    return f"{text} {_interval(needed, most)}"
+
+
+def _interval(needed: Needed, most: int) -> str:
+    if needed.low is None or needed.high is None:
+        return "No interval: there are no more runs than the curve has parameters, so this is a guess."
+    if math.isinf(needed.low):
+        return "The whole 95% interval is out of reach."
+    low = max(math.floor(needed.low), 1)
+    return f"95% interval: {_shown(low, most)} to {_shown(needed.high, most)} labels."
+
+
+def _shown(labels: float, most: int) -> str:
+    return str(math.ceil(labels)) if labels < FAR * most else f"more than {FAR * most}"
+
+
+def _point(path: Path, field: str, labels: Any, dice: Any, curve: str) -> Point:
+    try:
+        point = Point(int(labels), float(dice), curve)
+    except (TypeError, ValueError):
+        point = Point(0, math.nan, curve)
+    if point.labels < 1 or not 0 <= point.dice <= 1:
+        expected = "at least one label and a Dice from 0 to 1"
+        raise refuse(path, field, f"labels {labels}, dice {dice}", expected, "Correct or remove this run.")
+    return point
+
+
+def _json(path: Path, expected: str, fix: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise refuse(path, "file", error.strerror, expected, fix) from None
+    except (ValueError, TypeError) as error:
+        raise refuse(path, "JSON", error, expected, fix) from None
