@@ -121,8 +121,13 @@ def table(path: Path, rows: Sequence[dict[str, object]]) -> Path:
 
 
 def rows(method: str, points: Sequence[Point]) -> list[dict[str, object]]:
-    fixed = {"dataset": "brains", "method": method, "seed": 0, "minutes": "15", "steps": 99}
+    fixed = {"dataset": "brains", "scored": "held", "method": method, "seed": 0, "train_cases": 80, "minutes": "15"}
+    fixed |= {"threads": 2, "device": "cpu", "steps": 99}
     return [{**fixed, "labels": point.labels, "dice": point.dice} for point in points]
+
+
+def name_of(method: str) -> str:
+    return f"brains, {method}, 15 min on cpu with 2 threads, scored on held"
 
 
 def test_every_curve_of_a_table_has_its_answer(tmp_path: Path) -> None:
@@ -132,14 +137,23 @@ def test_every_curve_of_a_table_has_its_answer(tmp_path: Path) -> None:
     few = rows("few", drawn((4, 8), 3, 0.002, random))
     exact = rows("exact", drawn((4, 8, 16), 1, 0.0, random))
     answers = labels_needed([table(tmp_path / "a.csv", good + poor + few + exact)], dice=0.9)
-    assert list(answers) == [f"brains, {name}, 15 min" for name in ("good", "poor", "few", "exact")]
+    assert list(answers) == [name_of(method) for method in ("good", "poor", "few", "exact")]
     good_text, poor_text, few_text, exact_text = answers.values()
     assert "12 runs with 4, 8, 16, 32 labels" in good_text
     assert "more than 32. 95% interval: " in good_text
     assert "0.9 is out of reach by labels alone. The whole 95% interval is out of reach." in poor_text
     assert "6 runs with 4, 8 labels: too few to tell." in few_text
     assert "No interval" in exact_text
-    assert "is reached at about" in labels_needed([tmp_path / "a.csv"], dice=0.85)["brains, good, 15 min"]
+    assert "is reached at about" in labels_needed([tmp_path / "a.csv"], dice=0.85)[name_of("good")]
+
+
+def test_all_labels_are_as_many_as_there_are_cases_and_other_settings_are_another_curve(tmp_path: Path) -> None:
+    points = [Point(n, dice(n)) for n in (4, 8, 16)]
+    everything = {**rows("m", [Point(80, dice(80))])[0], "labels": "all"}
+    other = [{**row, "threads": 1} for row in rows("m", points)]
+    answers = labels_needed([table(tmp_path / "a.csv", [*rows("m", points), everything, *other])], dice=0.9)
+    assert len(answers) == 2
+    assert "4 runs with 4, 8, 16, 80 labels" in answers[name_of("m")]
 
 
 def run_folder(path: Path, labels: int, score: float, cases: Sequence[str] = ("t1", "t2")) -> Path:
@@ -168,7 +182,7 @@ def test_what_cannot_be_read_is_refused_with_the_place(tmp_path: Path) -> None:
     bad = table(tmp_path / "bad.csv", [{**row, "dice": "x"} for row in rows("m", [Point(4, 0.5)])])
     with pytest.raises(InputError, match=r"bad\.csv: line 2: found labels 4, dice x"):
         read_csv(bad)
-    with pytest.raises(InputError, match="columns: found no dataset, minutes, dice"):
+    with pytest.raises(InputError, match="columns: found no dataset, scored, train_cases, minutes"):
         read_csv(table(tmp_path / "other.csv", [{"method": "a", "labels": 3}]))
     with pytest.raises(InputError, match=r"evaluation\.json: file: .*foveate evaluate"):
         labels_needed([tmp_path])

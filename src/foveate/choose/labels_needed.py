@@ -16,7 +16,7 @@ from foveate.errors import refuse
 
 EVALUATION = "evaluation.json"
 FAR = 1000  # times the largest number of labels: nobody labels so many
-COLUMNS = ("dataset", "method", "labels", "minutes", "dice")
+COLUMNS = ("dataset", "scored", "method", "labels", "train_cases", "minutes", "threads", "device", "dice")
 
 
 def labels_needed(runs: Iterable[str | Path], dice: float = 0.9) -> dict[str, str]:
@@ -49,8 +49,10 @@ def read_csv(path: Path) -> list[Point]:
         raise refuse(path, "columns", f"no {', '.join(missing)}", ", ".join(COLUMNS), fix)
     points = []
     for number, row in enumerate(rows, 2):
-        name = f"{row['dataset']}, {row['method']}, {row['minutes']} min"
-        points.append(_point(path, f"line {number}", row["labels"], row["dice"], name))
+        bound = f"{row['minutes']} min on {row['device']} with {row['threads']} threads"
+        name = f"{row['dataset']}, {row['method']}, {bound}, scored on {row['scored']}"
+        labels = row["train_cases"] if row["labels"] == "all" else row["labels"]
+        points.append(_point(path, f"line {number}", labels, row["dice"], name))
     return points
 
 
