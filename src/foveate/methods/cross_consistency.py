@@ -3,10 +3,10 @@
 Source: Ouali et al., "Semi-Supervised Semantic Segmentation with Cross-Consistency Training", CVPR 2020. As there: the
 main decoder alone learns from labels, the auxiliary ones alone from unlabelled images, by the squared difference to
 the main one's detached answer, and the encoder learns from all of them. Only encoder and main decoder are kept.
-Departures: three auxiliary decoders (feature drop, feature noise, channel dropout) in place of up to thirty with seven
-kinds of perturbation, because each costs half a network; every feature that a U-Net's decoder gets is perturbed, not
+Departures: three auxiliary decoders (feature drop, feature noise, channel dropout) in place of thirty with seven kinds
+of perturbation, because each costs half a network; every feature that a U-Net's decoder gets is perturbed, not
 the deepest alone; until unlabelled images enter, the auxiliary decoders are kept equal to the main one, so that they
-start from what it has learnt; the loss ramps up after ``start``.
+start from what it has learnt; the loss ramps up after ``start`` to ``unlabelled_weight`` in place of 30.
 """
 
 from __future__ import annotations

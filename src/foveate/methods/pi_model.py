@@ -4,9 +4,9 @@ Source: Laine & Aila, "Temporal ensembling for semi-supervised learning", ICLR 2
 difference of the two predictions, and the gradient flows through both.
 Departures: the views differ in intensity alone, through one geometry, so that voxels correspond, and there is no
 dropout to differ by; labelled images are seen once and have no consistency loss; coarser heads learn the other view's
-finest answer; unlabelled images replace half of the labelled ones after ``start``, and a step costs 1.5 of the
-baseline. Temporal ensembling, the paper's other half, keeps a prediction of every training image between epochs; scans
-of which patches are drawn anew have no such memory, and it is left out.
+finest answer; the weight is ``unlabelled_weight`` in place of 100 times the labelled share; unlabelled images replace
+half of the labelled ones after ``start``, and a step costs 1.5 of the baseline. Temporal ensembling, the paper's other
+half, remembers a prediction of every training image: that is left to methods that keep pseudo-labels per scan.
 """
 
 from __future__ import annotations

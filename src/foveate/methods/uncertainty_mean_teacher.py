@@ -6,7 +6,9 @@ grows from 3/4 of the largest entropy to all of it, and the squared difference w
 Departures: four passes in place of eight, and their mean is the target too, where the published code makes a ninth
 noisy pass for it; the network has no dropout, so passes differ by noise on the image and by channel dropout on the
 encoder's features; the threshold follows the ramp of the loss in place of a ramp of its own over all of training;
-entropy is of K classes, or the mean over regions; the student sees intensity changes in place of the image itself.
+entropy is of K classes, or the mean over regions; the student sees intensity changes in place of the image itself; the
+average covers buffers too; the weight is ``unlabelled_weight`` in place of 0.1; unlabelled images alone have the
+consistency loss, as in one of the two published scripts.
 """
 
 from __future__ import annotations
