@@ -1,4 +1,4 @@
-"""A run that goes on from its checkpoint ends, bit by bit, as one that nothing stopped: players, optimisers, average."""
+"""A run that goes on from its checkpoint ends as one that nothing stopped, bit by bit: weights, optimisers, average."""
 
 from pathlib import Path
 
