@@ -23,8 +23,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/foveate demo
 
+# One process a core, each with one thread: most tests are too small for two.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(READY)
 	$(BIN)/ruff check .
