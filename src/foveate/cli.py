@@ -74,10 +74,10 @@ def train(
     method: Annotated[
         str | None,
         typer.Option(
-            help="self_training (default), supervised, adversarial, copy_paste, cross_consistency, cross_pseudo, "
-            "cross_teaching, dual_task, entropy_minimisation, fixmatch, interpolation_consistency, mean_teacher, "
-            "mutual_consistency, pi_model, pyramid_consistency, uncertainty_mean_teacher, unimatch; "
-            "masked_autoencoder pre-trains."
+            help="supervised (default), adversarial, copy_paste, cross_consistency, cross_pseudo, cross_teaching, "
+            "dual_task, entropy_minimisation, fixmatch, interpolation_consistency, mean_teacher, mutual_consistency, "
+            "pi_model, pyramid_consistency, self_training, uncertainty_mean_teacher, unimatch; masked_autoencoder "
+            "pre-trains."
         ),
     ] = None,
     network: Annotated[str | None, typer.Option(help="unet (default) or window_unet.")] = None,
