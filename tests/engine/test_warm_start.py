@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.config import MethodConfig, NetworkConfig
@@ -75,7 +76,11 @@ def first(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def built(name: str) -> Method:
     task = build_task(PLAN)
-    return METHODS[name](build_network(NetworkConfig(), PLAN, task.channels), task, MethodConfig(), 0.9)
+
+    def build(architecture: str = "unet") -> nn.Module:
+        return build_network(NetworkConfig(name=architecture), PLAN, task.channels)
+
+    return METHODS[name](build(), task, MethodConfig(), 0.9, build)
 
 
 def state(run: Path) -> dict[str, torch.Tensor]:
@@ -115,7 +120,8 @@ def test_heads_of_other_classes_start_fresh(first: Path, tmp_path: Path) -> None
         torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+# A network of two stages answers at one resolution, which pyramid_consistency refuses.
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "pyramid_consistency"])
 def test_network_and_average_start_equal(first: Path, method: str) -> None:
     learner = built(method)
     start_from(load_model(first / "model"), learner, PLAN)
