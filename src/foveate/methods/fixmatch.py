@@ -24,7 +24,7 @@ class FixMatch(Method):
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         outputs = self.network(torch.cat([batch.images, batch.strong[0]]))
-        # After the pass with gradient: autocast would keep weights that were cast without one for that pass as well.
+        # After the pass with gradient: autocast of older torch versions would reuse weights it had cast without one.
         with torch.no_grad():
             pseudo = self.task.harden(self.task.pseudo_label(finest(self.network(batch.weak)), self.sureness))
         known, guessed = divide(outputs, len(batch.images))

@@ -36,7 +36,7 @@ class UniMatch(Method):
             return torch.cat([before, channel_dropout(weak, generator), after])
 
         outputs = self.network(torch.cat([batch.images, batch.weak, *batch.strong]), drop)  # [L + 3 U, K, *S]
-        # After the pass with gradient: autocast would keep weights that were cast without one for that pass as well.
+        # After the pass with gradient: autocast of older torch versions would reuse weights it had cast without one.
         with torch.no_grad():
             pseudo = self.task.harden(self.task.pseudo_label(finest(self.network(batch.weak)), self.sureness))
         known, guessed = divide(outputs, labelled)
