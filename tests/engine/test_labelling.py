@@ -132,6 +132,22 @@ def test_batches_hold_the_pseudo_labels_of_their_own_voxels_from_the_round_on(ma
     assert seen == [(4, 0)] * 3 + [(2, 2)] * 7
 
 
+def test_until_there_are_pseudo_labels_every_image_is_a_labelled_one(make):
+    """As when the clock passes the method's start between the look at it and the reading of the batch."""
+    labelling = make(start=0.3, schedule=Schedule(10, None))
+    schedule, seen = labelling.schedule, []
+
+    def before_step():
+        if schedule.step == 5:
+            labelling.make(nothing)
+
+    for batch in read_ahead(labelling.sampler, labelling.method, schedule, before_step):
+        list(labelling.method.turns(batch, schedule.progress))
+        seen.append((len(batch.images), len(batch.weak)))
+        schedule.stepped(0.0)
+    assert seen == [(4, 0)] * 5 + [(2, 2)] * 5
+
+
 def test_a_round_that_was_cut_short_goes_on_where_it_stopped(make, monkeypatch):
     labelling = make()
 

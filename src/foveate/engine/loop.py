@@ -91,8 +91,10 @@ def read_ahead(
         while not schedule.done:
             before_step()
             size = sampler.plan.batch
-            # Without unlabelled scans every image of the batch is a labelled one, whatever the method.
-            shares = method.shares(size, schedule.progress) if sampler.unlabelled else (size, 0)
+            # Without unlabelled scans, or the pseudo-labels that they are to teach by, every image is a labelled one. The
+            # clock may pass a method's start after before_step has looked at it: the labels come a step later then.
+            teaches = sampler.pseudo if method.labellings else sampler.unlabelled
+            shares = method.shares(size, schedule.progress) if teaches else (size, 0)
             wanted = (*shares, sampler.round)
             for step in range(schedule.step, schedule.step + AHEAD + 1):
                 if step not in waiting:

@@ -43,5 +43,6 @@ def draw_views(count: int, spacing: Sequence[float], mirror_axes: Sequence[int],
     """``count`` random views; the same ones for the same seed. spacing: mm per axis."""
     generator = torch.Generator().manual_seed(seed)
     ranges = AugmentConfig(rotation_degrees=ROTATION, scale=ZOOM, affine_p=1.0, shift=0.0, elastic_p=0.0)
+    # The size matters to shifts and elastic changes alone, and there are none.
     drawn = sample_geometry(ranges, count, [1.0] * len(spacing), mirror_axes, generator)
     return [View(matrix, tuple(spacing)) for matrix in drawn.matrix]
