@@ -91,8 +91,8 @@ def read_ahead(
         while not schedule.done:
             before_step()
             size = sampler.plan.batch
-            # Without unlabelled scans, or the pseudo-labels that they are to teach by, every image is a labelled one. The
-            # clock may pass a method's start after before_step has looked at it: the labels come a step later then.
+            # Without unlabelled scans, or the pseudo-labels that they are to teach by, every image is a labelled one:
+            # the clock may pass a method's start after before_step has looked, and the labels come a step later.
             teaches = sampler.pseudo if method.labellings else sampler.unlabelled
             shares = method.shares(size, schedule.progress) if teaches else (size, 0)
             wanted = (*shares, sampler.round)
