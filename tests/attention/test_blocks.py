@@ -62,13 +62,22 @@ def test_gradient_reaches_every_parameter(name, dims):
         assert (value.grad != 0).any(), parameter
 
 
-@every_block
+@pytest.mark.parametrize("name", [name for name, block in ATTENTION.items() if hasattr(block, "attention")])
+@in_2d_and_3d
+def test_the_map_has_a_weight_for_every_voxel_or_channel(name, dims):
+    block, inputs = block_and_inputs(name, dims)
+    weights = block.attention(*inputs)
+    assert weights.shape[0] == 2
+    assert weights.shape[1:] in {(CHANNELS, *[1] * dims), (CHANNELS, *SIZES[dims]), (1, *SIZES[dims])}
+    assert weights.isfinite().all()
+    assert (weights >= 0).all()
+
+
+@pytest.mark.parametrize("name", [name for name, block in ATTENTION.items() if getattr(block, "multiplies", False)])
 @in_2d_and_3d
 def test_the_map_is_what_forward_multiplies_with(name, dims):
     block, inputs = block_and_inputs(name, dims)
-    weights = block.attention(*inputs)
-    assert ((weights > 0) & (weights < 1)).all()
-    torch.testing.assert_close(inputs[0] * weights, block(*inputs))
+    torch.testing.assert_close(inputs[0] * block.attention(*inputs), block(*inputs))
 
 
 @every_block

@@ -1,9 +1,12 @@
 """Attention blocks by the name they have on the command line.
 
 Contract: ``Block(channels, spatial_dims)``. ``forward(x)`` keeps the shape ``[B, C, *S]``, S two- or
-three-dimensional. A block that joins two features says ``inputs = 2`` and takes ``forward(x, other)``.
-``attention(...)`` takes what forward takes and returns the weights that forward multiplies with: ``[B, 1, *S]``
-for a spatial block (its map in image space, once resized), ``[B, C, 1, ...]`` for a channel block.
+three-dimensional and of any size. A block that joins two features says ``inputs = 2`` and takes ``forward(x, other)``.
+
+A block that can be looked at has ``attention(...)``, which takes what forward takes and returns weights that are not
+negative: ``[B, 1, *S]`` (or ``[B, C, *S]``) where they lie in image space, ``[B, C, 1, ...]`` where they weigh
+channels. Where ``multiplies`` is true they are what forward multiplies x with. In blocks of queries and keys they are
+the attention that each voxel receives, the mean over queries and heads.
 """
 
 from torch import nn

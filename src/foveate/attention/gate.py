@@ -22,6 +22,7 @@ class AttentionGate(nn.Module):
     """
 
     inputs: ClassVar[int] = 2
+    multiplies: ClassVar[bool] = True
 
     def __init__(self, channels: int, spatial_dims: int) -> None:
         super().__init__()

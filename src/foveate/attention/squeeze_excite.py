@@ -14,6 +14,7 @@ class SqueezeExcite(nn.Module):
     """s = sigmoid(W_2 relu(W_1 mean(x))); returns s * x. x ``[B, C, *S]``."""
 
     inputs: ClassVar[int] = 1
+    multiplies: ClassVar[bool] = True
 
     def __init__(self, channels: int, spatial_dims: int, reduction: int = 4) -> None:
         super().__init__()
