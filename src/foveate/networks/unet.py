@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from foveate.attention import ATTENTION
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
-from foveate.layers import conv, conv_transpose, instance_norm
+from foveate.layers import JoiningConv, conv, conv_transpose, instance_norm
 from foveate.text import closest
 
 Upsampling = Callable[[int, int, int, Sequence[int]], nn.Module]  # (dims, inputs, outputs, stride)
@@ -29,10 +28,10 @@ class Residual(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             conv(dims, inputs, outputs, stride=stride, bias=False),
-            instance_norm(dims, outputs),
+            instance_norm(outputs),
             nn.LeakyReLU(inplace=True),
             conv(dims, outputs, outputs, bias=False),
-            instance_norm(dims, outputs),
+            instance_norm(outputs),
         )
         changes = inputs != outputs or any(step != 1 for step in stride)
         self.shortcut = conv(dims, inputs, outputs, kernel=1, stride=stride, bias=False) if changes else nn.Identity()
@@ -51,9 +50,8 @@ class Up(nn.Module):
         super().__init__()
         self.up = up(dims, inputs, outputs, stride)
         self.skip_attention = build_attention("skip", config.attention.skip, outputs, dims, inputs=(1, 2))
-        self.body = nn.Sequential(
-            conv(dims, 2 * outputs, outputs, bias=False), instance_norm(dims, outputs), nn.LeakyReLU(inplace=True)
-        )
+        self.join = JoiningConv(dims, outputs, outputs)
+        self.body = nn.Sequential(instance_norm(outputs), nn.LeakyReLU(inplace=True))
         self.attention = build_attention("decoder", config.attention.decoder, outputs, dims)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
@@ -63,7 +61,7 @@ class Up(nn.Module):
             if getattr(self.skip_attention, "inputs", 1) == 2
             else self.skip_attention(skip)
         )
-        return self.attention(self.body(torch.cat([x, skip], dim=1)))
+        return self.attention(self.body(self.join(x, skip)))
 
 
 class Decoder(nn.Module):
