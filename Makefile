@@ -6,7 +6,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: demo test lint clean
-.PHONY: bench-hippocampus bench-left-atrium bench-screen-hippocampus bench-throughput bench-memory bench-metrics
+.PHONY: bench-hippocampus bench-left-atrium bench-screen-hippocampus bench-ablation
+.PHONY: bench-throughput bench-memory bench-metrics
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -32,7 +33,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Each benchmark writes its table into docs/benchmarks.md; the first three train for hours, and go on where they stopped.
+# Each benchmark writes its table into docs/benchmarks.md; the first four train for hours, and go on where they stopped.
 DATA := $(or $(FOVEATE_DATA),../shared/data)
 LABEL_EFFICIENCY := $(BIN)/foveate bench label-efficiency
 PLACES := --results benchmarks/results --work benchmarks/runs --docs docs/benchmarks.md
@@ -55,6 +56,14 @@ bench-screen-hippocampus: $(READY)
 	$(LABEL_EFFICIENCY) $(DATA)/hippocampus --classes anterior=1,posterior=2 --methods all --labels 8 --seeds 1 \
 	  --minutes 10 --score benchmarks/splits/hippocampus_validation.txt \
 	  --without benchmarks/splits/hippocampus_test.txt $(PLACES) --section hippocampus-validation
+
+# Every attention block, screened on the same cases as the methods.
+BLOCKS ?= all
+bench-ablation: $(READY)
+	$(BIN)/foveate bench ablation $(DATA)/hippocampus --classes anterior=1,posterior=2 --blocks $(BLOCKS) \
+	  --minutes 5 --score benchmarks/splits/hippocampus_validation.txt \
+	  --without benchmarks/splits/hippocampus_test.txt --results benchmarks/results --work benchmarks/runs \
+	  --docs docs/attention.md
 
 bench-throughput: $(READY)
 	$(BIN)/python benchmarks/throughput.py

@@ -9,6 +9,23 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, help="Benchmarks that anybody can repeat.")
 
+Data = Annotated[Path, typer.Argument(help="Dataset folder in which the cases have labels.", metavar="DATA")]
+Score = Annotated[
+    Path, typer.Option(help="File with the case ids that are scored, and never trained on.", metavar="FILE")
+]
+Seeds = Annotated[int, typer.Option(help="Seed s trains on draw s of the labels.")]
+Minutes = Annotated[float, typer.Option(help="Of each training, everything in it included.")]
+Without = Annotated[Path | None, typer.Option(help="File with case ids that are left out.", metavar="FILE")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Of each training; by default, as there are cores.")]
+Device = Annotated[str, typer.Option(help="cpu, gpu, gpu:0 or mps.")]
+Classes = Annotated[str | None, typer.Option(help="Names, where no dataset.json gives them.", metavar="NAME=VALUE,...")]
+Results = Annotated[Path, typer.Option(help="Folder for rows and plots.", metavar="FOLDER")]
+Work = Annotated[Path, typer.Option(help="Folder for what the runs leave.", metavar="FOLDER")]
+Docs = Annotated[Path | None, typer.Option(help="Page to write the table into.", metavar="FILE")]
+Section = Annotated[str | None, typer.Option(help="Of that page; by default, named after the dataset.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List the runs that are still to do.")]
+OnlyTable = Annotated[bool, typer.Option("--only-table", help="Table and plot of the rows that are there.")]
+
 
 @app.callback()
 def _group() -> None:
@@ -17,50 +34,38 @@ def _group() -> None:
 
 @app.command("label-efficiency")
 def label_efficiency(
-    data: Annotated[Path, typer.Argument(help="Dataset folder in which the cases have labels.", metavar="DATA")],
-    score: Annotated[
-        Path, typer.Option(help="File with the case ids that are scored, and never trained on.", metavar="FILE")
-    ],
+    data: Data,
+    score: Score,
     methods: Annotated[str, typer.Option(help="Separated by commas; or all.")] = "supervised,mean_teacher",
     labels: Annotated[str, typer.Option(help="Numbers of labelled cases, separated by commas.")] = "4,8,16",
-    seeds: Annotated[int, typer.Option(help="Seed s trains on draw s of the labels.")] = 3,
-    minutes: Annotated[float, typer.Option(help="Of each training, everything in it included.")] = 15.0,
-    without: Annotated[Path | None, typer.Option(help="File with case ids that are left out.", metavar="FILE")] = None,
+    seeds: Seeds = 3,
+    minutes: Minutes = 15.0,
+    without: Without = None,
     ceiling: Annotated[bool, typer.Option("--ceiling", help="Also supervised, with every label.")] = False,
     peer: Annotated[
         list[str] | None, typer.Option(help="Another project's adapter; may be repeated.", metavar="NAME=FILE")
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Of each training; by default, as there are cores.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, gpu, gpu:0 or mps.")] = "cpu",
-    classes: Annotated[
-        str | None, typer.Option(help="Names, where no dataset.json gives them.", metavar="NAME=VALUE,...")
-    ] = None,
-    results: Annotated[Path, typer.Option(help="Folder for rows and plots.", metavar="FOLDER")] = Path("bench/results"),
-    work: Annotated[Path, typer.Option(help="Folder for what the runs leave.", metavar="FOLDER")] = Path("bench/work"),
-    docs: Annotated[Path | None, typer.Option(help="Page to write the table into.", metavar="FILE")] = None,
-    section: Annotated[str | None, typer.Option(help="Of that page; by default, the dataset's name.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs that are still to do.")] = False,
-    only_table: Annotated[
-        bool, typer.Option("--only-table", help="Table and plot of the rows that are there.")
-    ] = False,
+    threads: Threads = None,
+    device: Device = "cpu",
+    classes: Classes = None,
+    results: Results = Path("bench/results"),
+    work: Work = Path("bench/work"),
+    docs: Docs = None,
+    section: Section = None,
+    dry_run: DryRun = False,
+    only_table: OnlyTable = False,
 ) -> None:
     """Dice by number of labels, for each method with the same network, data, draws and time.
 
     Goes on where it stopped: rows that are in the results are not run again.
     """
     from foveate.bench import label_efficiency as bench
-    from foveate.errors import refuse
 
-    counts = [part.strip() for part in labels.split(",")]
-    if not all(part.isdigit() for part in counts):
-        raise refuse("--labels", "numbers", labels, "whole numbers separated by commas", "Write for instance 4,8,16.")
     settings = bench.Settings(
         data=data,
         score=score,
-        methods=[part.strip() for part in methods.split(",")],
-        labels=[int(part) for part in counts],
+        methods=_names(methods),
+        labels=_numbers(labels),
         seeds=seeds,
         minutes=minutes,
         without=without,
@@ -71,8 +76,78 @@ def label_efficiency(
         classes=bench.parse_classes(classes) if classes else None,
         results=results,
         work=work,
-        docs=(docs, section or data.resolve().name.replace("_", "-")) if docs else None,
+        docs=_place(docs, section, data),
         dry_run=dry_run,
         only_table=only_table,
     )
     typer.echo(bench.label_efficiency(settings, typer.echo))
+
+
+@app.command("ablation")
+def ablation(
+    data: Data,
+    score: Score,
+    blocks: Annotated[str, typer.Option(help="Attention blocks, separated by commas; or all.")] = "all",
+    methods: Annotated[str, typer.Option(help="Separated by commas.")] = "supervised",
+    labels: Annotated[str, typer.Option(help="Numbers of labelled cases, separated by commas.")] = "8",
+    convolutions: Annotated[
+        bool, typer.Option(help="Also a convolution with as many parameters in the place of each block.")
+    ] = True,
+    seeds: Seeds = 1,
+    minutes: Minutes = 5.0,
+    without: Without = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    classes: Classes = None,
+    results: Results = Path("bench/results"),
+    work: Work = Path("bench/work"),
+    docs: Docs = None,
+    section: Section = None,
+    dry_run: DryRun = False,
+    only_table: OnlyTable = False,
+) -> None:
+    """Whether an attention block earns its place: against no block and against a convolution of as many parameters.
+
+    Goes on where it stopped: rows that are in the results are not run again.
+    """
+    from foveate.bench import ablation as bench
+    from foveate.bench.label_efficiency import parse_classes
+
+    settings = bench.Ablation(
+        data=data,
+        score=score,
+        blocks=_names(blocks),
+        methods=_names(methods),
+        labels=_numbers(labels),
+        convolutions=convolutions,
+        seeds=seeds,
+        minutes=minutes,
+        without=without,
+        threads=threads,
+        device=device,
+        classes=parse_classes(classes) if classes else None,
+        results=results,
+        work=work,
+        docs=_place(docs, section, data, "-ablation"),
+        dry_run=dry_run,
+        only_table=only_table,
+    )
+    typer.echo(bench.ablation(settings, typer.echo))
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _numbers(text: str) -> list[int]:
+    from foveate.errors import refuse
+
+    counts = _names(text)
+    if not all(part.isdigit() for part in counts):
+        raise refuse("--labels", "numbers", text, "whole numbers separated by commas", "Write for instance 4,8,16.")
+    return [int(part) for part in counts]
+
+
+def _place(docs: Path | None, section: str | None, data: Path, ending: str = "") -> tuple[Path, str] | None:
+    """The page and the name of its section."""
+    return (docs, section or data.resolve().name.replace("_", "-") + ending) if docs else None

@@ -75,11 +75,18 @@ def label_efficiency(settings: Settings, told: Callable[[str], object] = print) 
     Raises InputError for settings and data that cannot be used, before anything runs, and FoveateError, once the table
     is written, when a run has failed.
     """
+    return do_runs(settings, check_methods(settings), _show, told)
+
+
+def do_runs(
+    settings: Settings, methods: Sequence[str], show: Callable[[Settings], str], told: Callable[[str], object]
+) -> str:
+    """What ``label_efficiency`` does, for these methods; show: writes what is to be seen, and returns the table."""
     if settings.docs:
         check_section(settings.docs[1], settings.docs[0])
     failed: list[str] = []
     if not settings.only_table:
-        runs = list_runs(check_methods(settings), settings.labels, settings.ceiling, settings.seeds, settings.shared)
+        runs = list_runs(methods, settings.labels, settings.ceiling, settings.seeds, settings.shared)
         rows = read_rows(settings.file)
         left = left_over(runs, rows)
         told(f"{len(runs) - len(left)} of {len(runs)} runs are done; to do: {', '.join(r.name for r in left) or '-'}")
@@ -87,7 +94,7 @@ def label_efficiency(settings: Settings, told: Callable[[str], object] = print) 
             return ""
         if left:
             failed = _run(settings, left, rows, told)
-    text = _show(settings)
+    text = show(settings)
     if failed:
         raise FoveateError("\n".join([text, f"{len(failed)} runs failed and have no row:", *failed]))
     return text

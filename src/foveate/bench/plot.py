@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -57,6 +57,27 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
         axes.axhline(ceiling.value, color=_INK, ls=(0, (5, 3)), lw=1.4, label=f"supervised, all {cases} labels")
         axes.axhspan(ceiling.low, ceiling.high, color=_INK, alpha=0.08, lw=0)
     _finish(figure, counts, rows[0])
+    out = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(out)
+    write_atomic(path, out.getvalue())
+
+
+def write_forest(estimates: Mapping[str, Estimate], title: str, path: Path) -> None:
+    """Draw numbers with their intervals, a line each from top to bottom, around zero into a PNG file."""
+    figure = Figure(figsize=(7.2, 1.1 + 0.26 * len(estimates)), dpi=150)
+    axes = figure.add_subplot()
+    axes.axvline(0, color=_INK, lw=1.0, ls=(0, (5, 3)))
+    for place, each in enumerate(estimates.values()):
+        ends = [[each.value - each.low], [each.high - each.value]]
+        axes.errorbar([each.value], [place], xerr=ends, color=_COLOURS[0], marker="o", ms=5, lw=1.4, capsize=2.5)
+    axes.set_yticks(range(len(estimates)), list(estimates))
+    axes.set_ylim(len(estimates) - 0.4, -0.6)
+    axes.set_xlabel(f"{title} (bars: 95% interval over patients)", color=_INK, fontsize=9)
+    axes.tick_params(colors=_INK, labelsize=9)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(_INK)
+    figure.tight_layout()
     out = io.BytesIO()
     FigureCanvasAgg(figure).print_png(out)
     write_atomic(path, out.getvalue())

@@ -26,11 +26,23 @@ PEER = "peer:"
 """Before the name of a method that another project's adapter trains."""
 
 
+def variant(method: str, slot: str, block: str) -> str:
+    """The name of a method whose network has a block in a slot: ``supervised+skip=gate``."""
+    return f"{method}+{slot}={block}"
+
+
+def split_variant(name: str) -> tuple[str, dict[str, str]]:
+    """The method, and the block in each slot that the name gives one."""
+    method, *slots = name.split("+")
+    return method, dict(slot.split("=", 1) for slot in slots)
+
+
 @dataclass(frozen=True)
 class Run:
     """One training: what tells its row from the others of a dataset.
 
-    scored: name of the list of scored cases. labels: how many, as text, or ``all``. seed: also the number of the draw.
+    scored: name of the list of scored cases. method: perhaps with a block, as ``variant`` names it. labels: how many,
+    as text, or ``all``. seed: also the number of the draw.
     """
 
     scored: str
@@ -199,8 +211,11 @@ class Bench:
 
     def _train(self, method: str, folder: Path, labels: int | None, seed: int) -> list[str | Path]:
         """The train command but for its bound. labels: None for all of them."""
+        method, slots = split_variant(method)
         command: list[str | Path] = ["train", self.work / "train", folder, "--method", method, "--seed", str(seed)]
         command += ["--device", self.device, "--set", "validation=0"]
+        for slot, block in slots.items():
+            command += ["--set", f"network.attention.{slot}={block}"]
         return command + (["--labelled", self._labelled(labels, seed)] if labels is not None else [])
 
     def _call(self, log: Path, *arguments: str | Path, note: Path | None = None) -> Usage:

@@ -144,7 +144,7 @@ def render(rows: Sequence[Row]) -> str:
     header += ["difference to supervised (95%)", "gap closed (95%)", f"HD95 {unit}", f"NSD 1 {unit}"]
     header += ["steps", "training min", "peak MiB"]
     lines = [_line(key, groups, classes, distance) for key in groups]
-    return "\n\n".join([markdown_table(header, lines), _reading(rows), _provenance(rows)])
+    return "\n\n".join([markdown_table(header, lines), _reading(rows), origin(rows, command(rows))])
 
 
 def _line(key: Key, groups: dict[Key, Group], classes: Sequence[str], distance: str) -> list[str]:
@@ -153,15 +153,15 @@ def _line(key: Key, groups: dict[Key, Group], classes: Sequence[str], distance: 
     dice, scores = mean_dice(group), [float(row["dice"]) for row in group.values()]
     difference = share = "-"
     if baseline and method != BASELINE:
-        difference = _with_interval(paired(group, baseline), "+.4f")
-        share = _with_interval(gap_share(group, baseline, ceiling), ".0%") if ceiling and labels != ALL else "-"
+        difference = cell(paired(group, baseline), "+.4f")
+        share = cell(gap_share(group, baseline, ceiling), ".0%") if ceiling and labels != ALL else "-"
     elif ceiling and labels != ALL:
-        share = f"of {_with_interval(paired(ceiling, group), '+.4f')}"
+        share = f"of {cell(paired(ceiling, group), '+.4f')}"
     cells = [f"all {_train_cases(group)}" if labels == ALL else labels, method, str(len(group))]
-    cells += [_with_interval(dice, ".4f", ".3f"), f"{min(scores):.4f} to {max(scores):.4f}"]
-    cells += [f"{_mean(group, f'dice_{name}'):.4f}" for name in classes] if len(classes) > 1 else []
-    cells += [difference, share, f"{_mean(group, distance):.2f}", f"{_mean(group, 'nsd'):.3f}"]
-    cells += [f"{_mean(group, 'steps'):.0f}", f"{_mean(group, 'seconds') / 60:.1f}"]
+    cells += [cell(dice, ".4f", ".3f"), f"{min(scores):.4f} to {max(scores):.4f}"]
+    cells += [f"{mean(group, f'dice_{name}'):.4f}" for name in classes] if len(classes) > 1 else []
+    cells += [difference, share, f"{mean(group, distance):.2f}", f"{mean(group, 'nsd'):.3f}"]
+    cells += [f"{mean(group, 'steps'):.0f}", f"{mean(group, 'seconds') / 60:.1f}"]
     return [*cells, f"{max(float(row['peak_rss_mb']) for row in group.values()):.0f}"]
 
 
@@ -170,11 +170,13 @@ def _train_cases(group: Group) -> str:
     return "; ".join(sorted({row["train_cases"] for row in group.values()}))
 
 
-def _mean(group: Group, column: str) -> float:
+def mean(group: Group, column: str) -> float:
+    """Of a column over the seeds."""
     return float(np.mean([float(row[column]) for row in group.values()]))
 
 
-def _with_interval(estimate: Estimate, form: str, ends: str | None = None) -> str:
+def cell(estimate: Estimate, form: str, ends: str | None = None) -> str:
+    """The estimate as text, its interval behind it, whose ends may have a format of their own."""
     if not np.isfinite(estimate.value):
         return "-"
     text = format(estimate.value, form)
@@ -198,12 +200,14 @@ def _reading(rows: Sequence[Row]) -> str:
     )
 
 
-def _provenance(rows: Sequence[Row]) -> str:
+def origin(rows: Sequence[Row], command: str) -> str:
+    """The command that makes these rows, and what they were made with."""
+
     def listed(column: str) -> str:
         return "; ".join(sorted({str(row[column]) for row in rows}))
 
-    origin = [f"`{command(rows)}`", f"plan: {listed('plan')}", listed("machine"), f"commit {listed('commit')}"]
-    return " · ".join([*origin, listed("date")])
+    parts = [f"`{command}`", f"plan: {listed('plan')}", listed("machine"), f"commit {listed('commit')}"]
+    return " · ".join([*parts, listed("date")])
 
 
 def command(rows: Sequence[Row]) -> str:

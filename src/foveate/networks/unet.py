@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import Tensor, nn
 
 from foveate.attention import ATTENTION
+from foveate.attention.matched import PREFIX, MatchedConvolution, parameters_of
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
@@ -139,15 +140,18 @@ def build_attention(slot: str, name: str, channels: int, dims: int, inputs: tupl
     """The block for a slot; raises InputError when the name is unknown or the slot cannot feed it."""
     if name == "none":
         return nn.Identity()
-    if name not in ATTENTION:
+    matched = name.removeprefix(PREFIX)
+    if matched not in ATTENTION:
         raise refuse(
             "configuration",
             f"network.attention.{slot}",
             name,
             f"none or one of {', '.join(ATTENTION)}",
-            closest(name, ATTENTION),
+            closest(matched, ATTENTION),
         )
-    block = ATTENTION[name]
+    block = ATTENTION[matched]
+    if name != matched:
+        return MatchedConvolution(channels, dims, parameters_of(block(channels, dims)))
     needed = getattr(block, "inputs", 1)
     if needed not in inputs:
         raise refuse(

@@ -1,0 +1,165 @@
+"""``foveate bench ablation``: does an attention block earn its place, or would a convolution do as well?
+
+Each block sits in its usual slot of the network, against the same network without it and against the same number of
+parameters spent on convolution; the same data, labels, seeds and time. The runs are those of ``label-efficiency``, with
+the block in the name of the method (``supervised+skip=gate``) and rows in a file of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from foveate.attention import ATTENTION
+from foveate.attention.matched import PREFIX
+from foveate.bench.label_efficiency import Settings, check_methods, do_runs
+from foveate.bench.page import markdown_table, write_section
+from foveate.bench.plot import write_forest
+from foveate.bench.rows import Row, read_rows
+from foveate.bench.runs import split_variant, variant
+from foveate.bench.table import Estimate, Group, cell, group_rows, mean, mean_dice, origin, paired, setting_of
+from foveate.errors import refuse
+from foveate.text import closest
+
+USUAL = {
+    "gate": "skip",
+    "aff": "skip",
+    "spp": "bottleneck",
+    "non_local": "bottleneck",
+    "position": "bottleneck",
+    "channel": "bottleneck",
+    "criss_cross": "bottleneck",
+    "axial": "bottleneck",
+    "linear": "bottleneck",
+    "external": "bottleneck",
+    "window": "bottleneck",
+    "neighbourhood": "bottleneck",
+    "deformable": "bottleneck",
+    "epa": "bottleneck",
+}
+"""Where a block usually sits in published networks; those that are not named here follow every encoder stage."""
+
+
+@dataclass(frozen=True)
+class Ablation(Settings):
+    """What the command was told. blocks: names of ATTENTION, or ``all``. convolutions: the matched ones run, too."""
+
+    methods: Sequence[str] = ("supervised",)
+    blocks: Sequence[str] = ("all",)
+    convolutions: bool = True
+
+    @property
+    def file(self) -> Path:
+        return self.results / f"{self.dataset}-ablation.csv"
+
+    def variants(self) -> list[str]:
+        """The name of every method, without a block and with each. Raises InputError for an unknown block."""
+        named = list(ATTENTION) if list(self.blocks) == ["all"] else list(self.blocks)
+        for name in named:
+            if name not in ATTENTION:
+                raise refuse(
+                    "--blocks", "block", name, f"all, or one of {', '.join(ATTENTION)}", closest(name, ATTENTION)
+                )
+        placed = [(USUAL.get(name, "encoder"), block) for name in named for block in (name, PREFIX + name)]
+        if not self.convolutions:
+            placed = [(slot, block) for slot, block in placed if not block.startswith(PREFIX)]
+        methods = check_methods(self)
+        return [*methods, *(variant(method, slot, block) for method in methods for slot, block in placed)]
+
+
+def ablation(settings: Ablation, told: Callable[[str], object] = print) -> str:
+    """Do the runs that are left and return the table in Markdown; raises as ``label_efficiency`` does."""
+    return do_runs(settings, settings.variants(), _show, told)
+
+
+def _show(settings: Settings) -> str:
+    """The table, in the docs too where asked for, with the plot of differences beside the rows."""
+    rows = settings.shared.rows(read_rows(settings.file))
+    text = render_ablation(rows)
+    if not rows:
+        return text
+    picture = settings.results / f"{settings.dataset}-ablation-{settings.shared.name}.png"
+    differences = {
+        f"{method}: {block} ({slot})": paired(group, base) for method, slot, block, group, base in _lines(rows)
+    }
+    if differences:
+        write_forest(differences, "Dice with the block minus Dice without it", picture)
+    if settings.docs:
+        page, section = settings.docs
+        link = Path(os.path.relpath(picture.resolve(), page.resolve().parent)).as_posix()
+        write_section(section, f"{text}\n\n![Difference that each block makes]({link})", page)
+    return text
+
+
+class Line(NamedTuple):
+    """A block, its rows and those of the same method without it."""
+
+    method: str
+    slot: str
+    block: str
+    group: Group
+    without: Group
+
+    @property
+    def difference(self) -> Estimate:
+        return paired(self.group, self.without)
+
+
+def _lines(rows: Sequence[Row]) -> list[Line]:
+    """Whatever can be compared, the best first."""
+    groups = group_rows(rows)
+    lines = []
+    for (labels, name), group in groups.items():
+        method, slots = split_variant(name)
+        if slots and (labels, method) in groups:
+            ((slot, block),) = slots.items()
+            lines.append(Line(method, slot, block, group, groups[labels, method]))
+    return sorted(lines, key=lambda line: -line.difference.value)
+
+
+def render_ablation(rows: Sequence[Row]) -> str:
+    """The Markdown of the rows of one setting: each block beside nothing and beside its matched convolution."""
+    if not rows:
+        return "Not measured yet."
+    groups = group_rows(rows)
+    header = ["block", "slot", "method", "seeds", "Dice (95%)", "difference to none (95%)"]
+    header += ["difference to its convolution (95%)", "steps", "training min", "peak MiB"]
+    cells = [
+        _cells("none", "-", name, group, "-", "-") for (_, name), group in groups.items() if not split_variant(name)[1]
+    ]
+    for line in _lines(rows):
+        labels = next(iter(line.group.values()))["labels"]
+        control = groups.get((labels, variant(line.method, line.slot, PREFIX + line.block)))
+        against = cell(paired(line.group, control), "+.4f") if control else "-"
+        cells.append(_cells(line.block, line.slot, line.method, line.group, cell(line.difference, "+.4f"), against))
+    about = (
+        f"{len(rows[0]['cases'])} cases are scored. Intervals: bootstrap 95% over patients; differences are paired by "
+        "case and seed. With one seed an interval holds the spread between cases alone, and two trainings that differ "
+        "in nothing but chance may lie as far apart. A slower block has had fewer steps in the same time: that is a "
+        "part of what it costs."
+    )
+    return "\n\n".join([markdown_table(header, cells), about, origin(rows, _command(rows))])
+
+
+def _cells(block: str, slot: str, method: str, group: Group, difference: str, against: str) -> list[str]:
+    peak = max(float(row["peak_rss_mb"]) for row in group.values())
+    cells = [block, slot, method, str(len(group)), cell(mean_dice(group), ".4f", ".3f"), difference, against]
+    return [*cells, f"{mean(group, 'steps'):.0f}", f"{mean(group, 'seconds') / 60:.1f}", f"{peak:.0f}"]
+
+
+def _command(rows: Sequence[Row]) -> str:
+    setting, row = setting_of(rows[0]), rows[0]
+    names = [split_variant(each["method"]) for each in rows]
+    blocks = dict.fromkeys(block.removeprefix(PREFIX) for _, slots in names for block in slots.values())
+    matched = any(block.startswith(PREFIX) for _, slots in names for block in slots.values())
+    parts = [f"foveate bench ablation {row['dataset']} --methods {','.join(dict.fromkeys(name for name, _ in names))}"]
+    parts.append(f"--blocks {'all' if len(blocks) == len(ATTENTION) else ','.join(blocks)}")
+    parts.append("" if matched else "--no-convolutions")
+    parts.append(f"--labels {','.join(map(str, sorted({int(each['labels']) for each in rows})))}")
+    parts.append(f"--seeds {max(int(each['seed']) for each in rows) + 1} --minutes {setting.minutes:g}")
+    parts.append(f"--score {setting.scored}.txt" + (f" --without {row['without']}.txt" if row["without"] else ""))
+    parts.append(f"--threads {setting.threads}" + (f" --device {setting.device}" if setting.device != "cpu" else ""))
+    return " ".join(part for part in parts if part)
