@@ -3,9 +3,9 @@
 Sources: Zhang et al., "mmFormer: Multimodal Medical Transformer for Incomplete Multimodal Learning of Brain Tumor
 Segmentation", MICCAI 2022, for attention across modalities of which a random subset is seen in training; Oktay et al.,
 "Attention U-Net", MIDL 2018, eq. 1-2, for the additive score.
-Departures: mmFormer lets the tokens of all modalities attend to each other at the coarsest grid and sets missing ones to
-zero, of which its softmax still takes notice; here one softmax over the modalities at every voxel leaves missing ones
-out, so that nothing they hold can matter, and one modality alone passes unchanged.
+Departures: mmFormer lets the tokens of all modalities attend to each other at the coarsest grid and sets missing ones
+to zero, of which its softmax still takes notice; here one softmax over the modalities at every voxel leaves missing
+ones out, so that nothing they hold can matter, and one modality alone passes unchanged.
 """
 
 from __future__ import annotations

@@ -42,8 +42,9 @@ class Batch:
 
     images ``[L, C, *S]``, labels ``[L, *S]`` uint8; weak ``[U, C, *S]``: unlabelled images with geometry alone;
     strong: further views ``[U, C, *S]`` of the same geometry with intensity changes. pseudo: ``[U, *S]`` uint8, the
-    pseudo-labels of the unlabelled images through the same geometry, for a method that has them made. A missing modality
-    of an image is NaN in its channel. cases: ids, labelled first. seed: for the random choices that a method makes itself.
+    pseudo-labels of the unlabelled images through the same geometry, for a method that has them made. A missing
+    modality of an image is NaN in its channel. cases: ids, labelled first. seed: for the random choices that a method
+    makes itself.
     """
 
     images: Tensor

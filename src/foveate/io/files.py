@@ -38,8 +38,11 @@ def inspect_image(
     volumes: list[Volume] = []
     problems: list[Problem] = []
     for path in paths:
-        inside = channels if len(paths) == 1 else None
+        inside = channels if len(paths) == 1 and not missing else None
         volume, found = _by_suffix(Path(path), label=False, channels=inside)
+        if volume is None and len(paths) == 1 and missing:  # unless it holds them all, whatever its name says
+            whole, said = _by_suffix(Path(path), label=False, channels=channels)
+            volume, found = (whole, said) if whole is not None else (volume, found)
         problems += found
         if volume is not None:
             volumes.append(volume)
@@ -50,7 +53,7 @@ def inspect_image(
         if found_difference := grid_difference(other, first):
             problems.append(found_difference)
     count = sum(len(volume.array) for volume in volumes)
-    if len(volumes) == 1 and count == channels:  # it holds them all, whatever its name says
+    if len(volumes) == 1 and count == channels:
         missing = ()
     if channels is not None and count + len(missing) != channels:
         found_channels = f"{count} in {len(paths)} file{'s' * (len(paths) > 1)}"

@@ -31,10 +31,10 @@ def predict_files(
     """Label a scan or a folder of scans; returns the files written, in order of the cases.
 
     run: run or model folder, or a Predictor. input: an image, a folder of images (``_0000`` suffixes name
-    channels, and a channel of which there is no file is missing, if the network takes that), or a dataset folder with imagesTs/, images/ or imagesTr/. out: a folder, or for one input file the
-    file to write. Results are uint8 on the input's own grid, ``CASE.nii.gz`` or ``CASE.png``; a result that is
-    there already is replaced by a complete new one only. mirror, views: see ``Predictor.predict``. progress: called
-    with (cases done, cases in all).
+    channels; one of which there is no file is missing, if the network takes that), or a dataset folder with imagesTs/,
+    images/ or imagesTr/. out: a folder, or for one input file the file to write. Results are uint8 on the input's own
+    grid, ``CASE.nii.gz`` or ``CASE.png``; a result that is there already is replaced by a complete new one only.
+    mirror, views: see ``Predictor.predict``. progress: called with (cases done, cases in all).
 
     Raises InputError before any work when nothing can be predicted or an output would replace an input; and at
     the end, when the other cases are done, with each case that could not be read.
