@@ -1,4 +1,4 @@
-"""Several modalities, of which some scans lack one: checked, trained on and predicted with, through the public names."""
+"""Several modalities, of which some scans lack one: checked, trained on and predicted with, by the public names."""
 
 import json
 from pathlib import Path
