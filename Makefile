@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: demo test lint clean
-.PHONY: bench-hippocampus bench-left-atrium bench-screen-hippocampus bench-ablation
+.PHONY: bench-hippocampus bench-left-atrium bench-screen-hippocampus bench-ablation bench-modalities
 .PHONY: bench-throughput bench-memory bench-metrics
 .DEFAULT_GOAL := test
 
@@ -73,6 +73,9 @@ bench-memory: $(READY)
 
 bench-metrics: $(READY)
 	$(BIN)/python benchmarks/metrics_speed.py
+
+bench-modalities: $(READY)
+	$(BIN)/python benchmarks/modalities.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache src/*.egg-info

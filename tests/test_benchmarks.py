@@ -25,7 +25,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import common  # noqa: E402
 import throughput  # noqa: E402
 
-SECTIONS = ("hippocampus", "hippocampus-validation", "left-atrium", "throughput", "memory", "metrics")
+SECTIONS = ("hippocampus", "hippocampus-validation", "left-atrium", "throughput", "memory", "metrics", "modalities")
 
 
 @pytest.mark.parametrize("name", SECTIONS)

@@ -86,11 +86,12 @@ def toy_cohort(
     shape: tuple[int, ...] | None = None,
     draw: Callable[[tuple[int, ...], np.random.Generator], tuple[np.ndarray, np.ndarray]] = scan,
 ) -> PreparedCohort:
-    """Cases L0, L1, ... with and U0, U1, ... without a label."""
+    """Cases L0, L1, ... with and U0, U1, ... without a label. Of several channels, every other one is inverted."""
     random = np.random.default_rng(0)
     shape = shape or tuple(n + 6 for n in plan.patch)
     cases = {}
     for name in [f"L{i}" for i in range(labelled)] + [f"U{i}" for i in range(unlabelled)]:
         image, labels = draw(shape, random)
-        cases[name] = prepared_case(folder, name, image[None], labels if name[0] == "L" else None)
+        image = np.stack([image * (-1) ** channel for channel in range(len(plan.channels))])
+        cases[name] = prepared_case(folder, name, image, labels if name[0] == "L" else None)
     return PreparedCohort(cases)

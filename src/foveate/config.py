@@ -67,6 +67,7 @@ class AugmentConfig(Strict):
 
     mirror: ``auto`` mirrors pictures left-right and volumes not at all, because organs have sides; a list
     names array axes of the canonical (RAS) volume, or of the picture (0 = rows, 1 = columns).
+    modality_p: of a random part of an image's modalities, for networks that take missing ones.
     """
 
     rotation_degrees: float = Field(default=25.0, ge=0, le=180)
@@ -83,6 +84,7 @@ class AugmentConfig(Strict):
     noise: float = Field(default=0.2, ge=0)
     low_resolution_p: float = Field(default=0.1, ge=0, le=1)
     bias_p: float = Field(default=0.1, ge=0, le=1)
+    modality_p: float = Field(default=0.5, ge=0, le=1)
     mirror: Literal["auto", "none"] | list[int] = "auto"
 
 

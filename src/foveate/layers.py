@@ -62,6 +62,15 @@ def interpolate(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, tuple(size), mode=_LINEAR[len(size)])
 
 
+def present(x: Tensor) -> Tensor:
+    """Which channels of images ``[B, C, *S]`` are there: ``[B, C]`` bool.
+
+    NaN stands for a missing modality, and no image that was read holds any. One voxel of it is enough: padding and the
+    mixture with another image leave some, and what is left of a channel then is not the channel.
+    """
+    return ~x.isnan().flatten(2).any(2)
+
+
 def instance_norm(channels: int) -> nn.Module:
     """Instance normalisation with scale and shift: independent of the batch, so views and cases cannot leak."""
     # One group a channel is the same thing. torch's own instance norm answers with a view, and activating that in

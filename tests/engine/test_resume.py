@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
 
-from foveate.batches.cache import PreparedCohort
+from foveate.batches.cache import PreparedCohort, write_array
 from foveate.batches.sampler import Sampler
+from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.cohort.split import Split
 from foveate.config import MethodConfig, NetworkConfig, load_config
 from foveate.engine.labelling import Labelling
@@ -18,7 +20,7 @@ from foveate.engine.run import RunFolder
 from foveate.engine.schedule import Schedule
 from foveate.engine.signals import stop_signals
 from foveate.methods import METHODS
-from foveate.networks import build_network
+from foveate.networks import NETWORKS, build_network
 from foveate.predict.predictor import Predictor
 from foveate.tasks import build_task
 from toys import tiny_plan, toy_cohort
@@ -31,24 +33,33 @@ class Killed(Exception):
     pass
 
 
-def go(run: Path, cohort: PreparedCohort, name: str, weights: int, until: int = STEPS) -> dict:
+def go(
+    run: Path,
+    cohort: PreparedCohort,
+    name: str,
+    weights: int,
+    until: int = STEPS,
+    own: str = "unet",
+    plan: Plan = PLAN,
+) -> dict:
     """Start or continue the run, with fresh weights drawn by the seed ``weights``, and leave it at a step; what it
     would save then."""
-    task = build_task(PLAN)
-    config = load_config(steps=STEPS, method=name)
+    task = build_task(plan)
+    config = load_config(steps=STEPS, method=name, network=own)
     split = Split(tuple(cohort.labelled), (), tuple(cohort.unlabelled))
-    sampler = Sampler(cohort, PLAN, config.augment, split, 0, torch.device("cpu"))
+    takes_missing = NETWORKS[own].takes_missing
+    sampler = Sampler(cohort, plan, config.augment, split, 0, torch.device("cpu"), takes_missing)
     torch.manual_seed(weights)
 
-    def build(network="unet"):
-        return build_network(NetworkConfig(name=network), PLAN, task.channels)
+    def build(network=own):
+        return build_network(NetworkConfig(name=network), plan, task.channels)
 
     method = METHODS[name](build(), task, MethodConfig(name=name, start=0.5, ramp=0.2), 0.9, build)
     with RunFolder(run, resume=True) as folder, stop_signals() as stop, TrainingProgress(quiet=True) as progress:
         if not folder.resumed:
-            folder.begin(config, PLAN, {})
+            folder.begin(config, plan, {})
         schedule = Schedule(STEPS, None)
-        predictor = Predictor(method.average, task, PLAN)
+        predictor = Predictor(method.average, task, plan)
         labelling = Labelling(folder.path / "pseudo", predictor, cohort, sampler, method, schedule)
         recorder = Recorder(folder, schedule, method, progress, stop, config, labelling, None)
         if saved := folder.restore():
@@ -96,3 +107,21 @@ def test_a_run_that_goes_on_ends_bitwise_equal(name, tmp_path):
     assert found.keys() == whole.keys()
     for key, value in whole.items():
         assert torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value, key
+
+
+@pytest.mark.parametrize("name", ["supervised", "cross_teaching", "self_training"])
+def test_so_it_does_when_modalities_are_missing_and_dropped(name, tmp_path):
+    channels = tuple(ChannelPlan(name=n, normalisation="zscore") for n in ("T1", "T2", "FLAIR"))
+    plan = PLAN.model_copy(update={"channels": channels})
+    cohort = toy_cohort(tmp_path, plan)
+    for case, channel in (("L0", 1), ("U1", 0)):  # never there, in either run
+        image = np.load(cohort[case].image_path)
+        image[channel] = np.nan
+        write_array(cohort[case].image_path, image)
+    whole = leaves(go(tmp_path / "whole", cohort, name, 0, own="fusion_unet", plan=plan))
+    for weights, until in enumerate((3, STEPS)):
+        found = leaves(go(tmp_path / "run", cohort, name, weights, until, own="fusion_unet", plan=plan))
+    assert found.keys() == whole.keys()
+    for key, value in whole.items():
+        assert torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value, key
+        assert not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.isfinite().all(), key

@@ -83,8 +83,10 @@ def test_channel_suffixes(tmp_path):
     with pytest.raises(InputError, match="channels: found 2; expected 1"):
         predict_files(model(), tmp_path / "in", tmp_path / "out")
     (tmp_path / "in" / "a_0000.nii.gz").unlink()
-    with pytest.raises(InputError, match="channels of a: found 0001"):
+    with pytest.raises(InputError, match=r"channels of a: found no c0 \(_0000\); expected all of c0, c1"):
         predict_files(model(channels=2), tmp_path / "in", tmp_path / "out")
+    with pytest.raises(InputError, match="channels of a: found 0001"):
+        predict_files(model(), tmp_path / "in", tmp_path / "out")
 
 
 def test_single_channel_model_takes_nnunet_names(tmp_path):

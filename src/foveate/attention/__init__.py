@@ -7,11 +7,15 @@ A block that can be looked at has ``attention(...)``, which takes what forward t
 negative: ``[B, 1, *S]`` (or ``[B, C, *S]``) where they lie in image space, ``[B, C, 1, ...]`` where they weigh
 channels. Where ``multiplies`` is true they are what forward multiplies x with. In blocks of queries and keys they are
 the attention that each voxel receives, the mean over queries and heads.
+
+``ModalityFusion`` sits in no slot, as it takes the features of all modalities and which of them are present; its
+attention is ``[B, M, 1, *S]``, a map for each.
 """
 
 from torch import nn
 
 from foveate.attention.gate import AttentionGate
+from foveate.attention.modality_fusion import ModalityFusion
 from foveate.attention.squeeze_excite import SqueezeExcite
 
 ATTENTION: dict[str, type[nn.Module]] = {
@@ -19,4 +23,4 @@ ATTENTION: dict[str, type[nn.Module]] = {
     "squeeze_excite": SqueezeExcite,
 }
 
-__all__ = ["ATTENTION", "AttentionGate", "SqueezeExcite"]
+__all__ = ["ATTENTION", "AttentionGate", "ModalityFusion", "SqueezeExcite"]

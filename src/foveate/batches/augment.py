@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from foveate.config import AugmentConfig
+from foveate.layers import present
 
 _LINEAR = {2: "bilinear", 3: "trilinear"}
 
@@ -153,7 +154,8 @@ def warp_labels(labels: Tensor, grid: Tensor) -> Tensor:
 
 
 def change_intensity(x: Tensor, p: Intensity) -> Tensor:
-    """Images ``[B, C, *S]`` of about zero mean and unit deviation -> the same, changed as ``p`` says."""
+    """Images ``[B, C, *S]`` of about zero mean and unit deviation -> the same, changed as ``p`` says. A missing channel
+    (NaN) stays missing and changes nothing for the others."""
     dims = x.ndim - 2
     shape = (-1, *[1] * (dims + 1))
     if p.blur.any():
@@ -173,6 +175,21 @@ def change_intensity(x: Tensor, p: Intensity) -> Tensor:
     return x
 
 
+def drop_modalities(x: Tensor, p: float, generator: Generator) -> Tensor:
+    """Images ``[B, M, *S]``, each with probability ``p`` with a random part of its modalities, the others NaN.
+
+    Every part but the empty one of those that are there is equally likely, all of them too, as in mmFormer (MICCAI
+    2022), where p is 1.
+    """
+    there = present(x)  # [B, M]
+    drawn = torch.rand(2, len(x), generator=generator).to(x.device)
+    parts = 2 ** there.sum(1) - 1
+    # The bits of a number from 1 to 2^n - 1 say which of the n that are there stay.
+    part = torch.where(drawn[0] < p, 1 + (drawn[1] * parts).long(), parts)
+    stays = there & ((part[:, None] >> (there.cumsum(1) - 1).clamp_min(0)) % 2 == 1)
+    return torch.where(stays.reshape(*stays.shape, *[1] * (x.ndim - 2)), x, torch.nan)
+
+
 def to_device(params: Geometry | Intensity, device: torch.device) -> None:
     """Move every tensor of the parameters to the training device, in place."""
     for name, value in vars(params).items():
@@ -181,10 +198,12 @@ def to_device(params: Geometry | Intensity, device: torch.device) -> None:
 
 
 def _per_image(x: Tensor, chosen: Tensor, values: Tensor, change: Callable[[Tensor, float], Tensor]) -> Tensor:
-    """Apply ``change(image [1, C, *S], value)`` to the chosen images only: most are left alone."""
-    images = list(x.split(1))
+    """Apply ``change(image [1, C, *S], value)`` to the chosen images only: most are left alone. It sees the channels
+    that are there: a missing one has no part in what an image's channels share, such as the range of gamma."""
+    images, there = list(x.split(1)), present(x)
     for i in chosen.nonzero()[:, 0].tolist():
-        images[i] = change(images[i], float(values[i]))
+        changed = change(images[i][:, there[i]], float(values[i]))
+        images[i] = images[i].index_copy(1, there[i].nonzero()[:, 0], changed)
     return torch.cat(images)
 
 

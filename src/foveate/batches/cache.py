@@ -20,7 +20,8 @@ from foveate.files import write_atomic
 class PreparedCase:
     """One case on disk. Arrays are opened when first asked for and stay memory-mapped.
 
-    image_path: float16 [C, *S']. label_path: uint8 [*S'] label values, 255 = ignored; None when unlabelled.
+    image_path: float16 [C, *S'], a missing modality NaN. label_path: uint8 [*S'] label values, 255 = ignored; None when
+    unlabelled.
     voxels_path: int32 [N, 1 + dims], label value and voxel index of up to VOXELS_PER_CLASS voxels of each class.
     """
 

@@ -45,7 +45,8 @@ def prepare_volume(volume: Volume, plan: Plan) -> tuple[torch.Tensor, Grid]:
     """An image as the network takes it: float32 [C, *S'] and the grid that leads back. ``volume`` is not changed.
 
     Canonical orientation (RAS closest; pictures as they are), linear resampling to ``plan.spacing``, then the
-    normalisation of each channel. Raises InputError when the image does not fit the plan or is not finite.
+    normalisation of each channel. A channel of nothing but NaN is a missing modality and stays so. Raises InputError
+    when the image does not fit the plan, is not finite, or has no channel left.
     """
     source = volume.path or "image"
     if volume.dims != plan.dims:
@@ -64,8 +65,13 @@ def prepare_volume(volume: Volume, plan: Plan) -> tuple[torch.Tensor, Grid]:
     grid = Grid.of(volume, plan)
     canonical = grid.to_canonical(volume.array)
     prepared = torch.empty(len(plan.channels), *grid.prepared_shape)
+    missing = 0
     for index, channel in enumerate(plan.channels):
         x = torch.from_numpy(np.require(canonical[index : index + 1], np.float32, ["C", "W"]))
+        if x[(0,) * x.ndim].isnan() and x.isnan().all():
+            prepared[index] = torch.nan
+            missing += 1
+            continue
         lowest, highest = (float(v) for v in torch.aminmax(x))
         # A sum or square of larger numbers would leave float32; NaN fails the comparison too.
         if not max(-lowest, highest) < 1e18:
@@ -79,6 +85,9 @@ def prepare_volume(volume: Volume, plan: Plan) -> tuple[torch.Tensor, Grid]:
         prepared[index] = resample(x, grid.prepared_shape, smooth=True)[0]
         del x
         _normalise(prepared[index], channel)
+    if missing == len(plan.channels):
+        names = ", ".join(channel.name for channel in plan.channels)
+        raise refuse(source, "modalities", "none that is there", f"at least one of {names}", "Add the image's files.")
     return prepared, grid
 
 
@@ -234,7 +243,7 @@ def _prepare_case(case: Case, plan: Plan, folder: Path, stop: threading.Event) -
     image, grid_file = image_stem.with_suffix(".npy"), image_stem.with_suffix(".json")
     grid = read_grid(grid_file)
     if grid is None or not complete(image, np.float16, (len(plan.channels), *grid.prepared_shape)):
-        prepared, grid = prepare_volume(read_image(case.images, len(plan.channels)), plan)
+        prepared, grid = prepare_volume(read_image(case.images, len(plan.channels), case.missing), plan)
         limit = float(np.finfo(np.float16).max)
         write_array(image, prepared.clamp_(-limit, limit).numpy().astype(np.float16))
         write_grid(grid_file, grid)

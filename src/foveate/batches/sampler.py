@@ -18,6 +18,7 @@ from torch import Tensor
 
 from foveate.batches.augment import (
     change_intensity,
+    drop_modalities,
     sample_geometry,
     sample_intensity,
     sampling_grid,
@@ -41,8 +42,9 @@ class Batch:
 
     images ``[L, C, *S]``, labels ``[L, *S]`` uint8; weak ``[U, C, *S]``: unlabelled images with geometry alone;
     strong: further views ``[U, C, *S]`` of the same geometry with intensity changes. pseudo: ``[U, *S]`` uint8, the
-    pseudo-labels of the unlabelled images through the same geometry, for a method that has them made. cases: ids,
-    labelled first. seed: for the random choices that a method makes itself.
+    pseudo-labels of the unlabelled images through the same geometry, for a method that has them made. A missing
+    modality of an image is NaN in its channel. cases: ids, labelled first. seed: for the random choices that a method
+    makes itself.
     """
 
     images: Tensor
@@ -69,6 +71,8 @@ class Sampler:
     Labelled images are drawn from ``split.train``, unlabelled ones from ``split.unlabelled``: once there are any, from
     those that have a pseudo-label. Raises FoveateError that names the case when a scan cannot be read.
 
+    takes_missing: whether the network takes images of which modalities are missing (NaN); labelled images and strong
+    views then lose some at random, weak views keep what the scan has.
     pseudo: prepared unlabelled cases whose labels are pseudo-labels, by id, put there between two steps. round: how
     often that has happened.
     """
@@ -81,10 +85,12 @@ class Sampler:
         split: Split,
         seed: int,
         device: torch.device,
+        takes_missing: bool = False,
     ) -> None:
         self.cohort, self.plan, self.augment = cohort, plan, augment
         self.labelled, self.unlabelled = list(split.train), list(split.unlabelled)
         self.seed, self.device = seed, device
+        self.drops = takes_missing and augment.modality_p > 0 and len(plan.channels) > 1
         self.pseudo: dict[str, PreparedCase] = {}
         self.round = 0
         # As odd or even as the patch: their shared centre must be a voxel of both or a face of both.
@@ -131,7 +137,8 @@ class Sampler:
     def _intensity(self, images: Tensor, generator: torch.Generator) -> Tensor:
         params = sample_intensity(self.augment, len(images), self.plan.dims, generator)
         to_device(params, self.device)
-        return change_intensity(images, params)
+        images = change_intensity(images, params)
+        return drop_modalities(images, self.augment.modality_p, generator) if self.drops else images
 
     def _cut(
         self, ids: list[str], source: Mapping[str, PreparedCase], random: np.random.Generator, with_labels: bool

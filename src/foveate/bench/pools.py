@@ -14,6 +14,7 @@ from pathlib import Path
 
 from foveate.cohort.cohort import IGNORE, Case, Cohort
 from foveate.cohort.layouts import find_cohort, read_ids
+from foveate.cohort.missing import missing_modalities
 from foveate.errors import InputError, Problem, refuse
 from foveate.files import write_atomic
 from foveate.io import image_suffix, read_label
@@ -67,6 +68,9 @@ def read_pools(data: Path, score: Path, without: Path | None = None, classes: Cl
     problems = [problem for problem in cohort.problems if problem.severity == "refuse"]
     cases = {case.id: case for case in cohort.cases}
     scored, absent = read_ids(score), read_ids(without) if without else []
+    fix = "Add the files, or leave these cases out with --without: methods are compared on all modalities."
+    used = cohort.only(set(cases) - set(absent))
+    problems += [replace(problem, fix=fix) for problem in missing_modalities(used, allowed=False)]
     for source, ids in ((score, scored), (without, absent)):
         for name in ids:
             if name not in cases:

@@ -16,6 +16,7 @@ import numpy as np
 from foveate.cohort.cohort import IGNORE, Case, Cohort
 from foveate.cohort.facts import CaseFacts, file_hash, measure_case_safely
 from foveate.cohort.layouts import find_cohort, keep_labelled, read_ids
+from foveate.cohort.missing import missing_modalities
 from foveate.cohort.outliers import LIMIT, outliers
 from foveate.errors import InputError, Problem, Severity
 from foveate.io import case_stem, image_suffix
@@ -71,7 +72,7 @@ class CheckReport:
             "orientation": dict(Counter(fact.orientation for fact in same if fact.orientation).most_common()),
             "intensity": {
                 name: {
-                    str(percentile): _range(fact.percentiles[number][place] for fact in named)
+                    str(percentile): _range(fact.percentiles[number][place] for fact in named if fact.has(number))
                     for percentile, place in ((0.5, 0), (50, 2), (99.5, 4))
                 }
                 for number, name in enumerate(cohort.channels)
@@ -87,12 +88,14 @@ def check(
     progress: Progress | None = None,
     needs_labels: bool = True,
     keep_outliers: bool = False,
+    takes_missing: bool = True,
 ) -> CheckReport:
     """Find the cohort in the folder ``data`` and check all of it.
 
     labelled: file with one case id a line; only these labels are opened, all other cases count as unlabelled.
     needs_labels: false where images alone will do, as for pre-training; then no class has to be shown by a label.
     keep_outliers: unlabelled scans that look unlike the cohort are only said, not set aside.
+    takes_missing: a case without the file of a modality is only said, not refused; some networks take it.
     Raises InputError when the layout is not recognised or ``labelled`` names what is not there. Everything else
     is in the report's ``problems``.
     """
@@ -100,7 +103,12 @@ def check(
     if labelled is not None:
         cohort = keep_labelled(cohort, read_ids(Path(labelled)), labelled)
     return check_cohort(
-        cohort, progress=progress, draw=labelled, needs_labels=needs_labels, keep_outliers=keep_outliers
+        cohort,
+        progress=progress,
+        draw=labelled,
+        needs_labels=needs_labels,
+        keep_outliers=keep_outliers,
+        takes_missing=takes_missing,
     )
 
 
@@ -112,6 +120,7 @@ def check_cohort(
     draw: Path | str | None = None,
     needs_labels: bool = True,
     keep_outliers: bool = False,
+    takes_missing: bool = True,
 ) -> CheckReport:
     """Read and judge every case in parallel. ``progress`` is told (cases done, cases) now and then.
 
@@ -120,7 +129,7 @@ def check_cohort(
     declared = len(cohort.channels) or None
     workers = workers or min(8, _processors())
     facts: Facts = {}
-    problems = list(cohort.problems)
+    problems = [*cohort.problems, *missing_modalities(cohort, takes_missing)]
     with ThreadPoolExecutor(workers) as pool:
         measured = pool.map(lambda case: measure_case_safely(case, declared, cohort.ignore), cohort.cases)
         for done, (case, (fact, found)) in enumerate(zip(cohort.cases, measured, strict=True), 1):

@@ -13,12 +13,16 @@ IGNORE = 255  # label value that carries no information, in every layout
 
 @dataclass(frozen=True)
 class Case:
-    """One scan: its image files (one per channel, or one multi-channel file), its label file if there is one."""
+    """One scan: its image files (one per channel, or one multi-channel file), its label file if there is one.
+
+    missing: numbers of the channels that have no file; ``images`` are the others in order.
+    """
 
     id: str
     images: tuple[Path, ...]
     label: Path | None
     patient: str
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +44,7 @@ class CaseFacts:
     without labelled voxels. voxels: {label value: count} with background, or None without label. sha256,
     label_sha256: of the files' bytes. content: hash of shape, position and voxel values, equal for copies that were
     only compressed anew. thumbnail: per channel, what ``thumbnail`` gives. orientation: where the axes point, "RAS";
-    "" for pictures. stored: data type in the file.
+    "" for pictures. stored: data type in the file. Whatever there is per channel is NaN for a missing one.
     """
 
     shape: tuple[int, ...]
@@ -64,6 +65,10 @@ class CaseFacts:
     @property
     def channels(self) -> int:
         return len(self.mean)
+
+    def has(self, channel: int) -> bool:
+        """Whether a channel is there, and not a missing modality."""
+        return not math.isnan(self.mean[channel])
 
     @property
     def voxel_volume(self) -> float:
@@ -93,7 +98,7 @@ def measure_case(case: Case, channels: int | None, ignore: int | None = None) ->
 
     channels: number of channels that the dataset declares, or None. ignore: a label value left out of ``foreground``.
     """
-    image, problems = inspect_image(case.images, channels)
+    image, problems = inspect_image(case.images, channels, case.missing)
     label: Volume | None = None
     if case.label is not None:
         label, found = inspect_label(case.label)

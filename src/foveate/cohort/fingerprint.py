@@ -89,6 +89,7 @@ def fingerprint(report: CheckReport) -> Fingerprint:
 
 
 def _channel(name: str, number: int, facts: list[CaseFacts]) -> ChannelFingerprint:
+    facts = [fact for fact in facts if fact.has(number)]
     everything = _pooled(
         [fact.mean[number] for fact in facts],
         [fact.std[number] for fact in facts],

@@ -1,11 +1,13 @@
 """nnU-Net raw: imagesTr/{case}_{0000}.ext, labelsTr/{case}.ext, dataset.json; imagesTs is never training data.
 
-A case in imagesTr without a file in labelsTr is unlabelled.
+A case in imagesTr without a file in labelsTr is unlabelled; one without the file of a channel has that modality
+missing, which the check reports and some networks take.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +40,17 @@ def find_nnunet(root: Path, data: dict[str, Any] | None) -> Cohort:
     groups = group_channels(images, problems)
     picture = bool(images) and image_suffix(images[0]) in PICTURE_SUFFIXES
     if channels:
-        problems += _channel_problems(groups, len(channels), picture)
+        problems += _unexpected_channels(groups, len(channels))
     label_of = match_labels(labels, groups, problems)
     patients = read_patients(root, groups, problems)
     cases = tuple(
-        Case(case, tuple(files[number] for number in sorted(files)), label_of.get(case), patients[case])
+        Case(
+            case,
+            tuple(files[number] for number in sorted(files)),
+            label_of.get(case),
+            patients[case],
+            missing_channels(files, len(channels)),
+        )
         for case, files in sorted(groups.items())
     )
     if not cases:
@@ -72,24 +80,21 @@ def group_channels(images: list[Path], problems: list[Problem]) -> dict[str, dic
     return groups
 
 
-def _channel_problems(groups: dict[str, dict[int, Path]], count: int, picture: bool) -> list[Problem]:
+def missing_channels(files: Mapping[int, Path], count: int) -> tuple[int, ...]:
+    """Which of ``count`` channels have no file among the numbered ones of a case."""
+    if set(files) == {0} and image_suffix(files[0]) in PICTURE_SUFFIXES:
+        return ()  # one RGB file may hold all channels; its content is checked when it is read
+    return tuple(number for number in range(count) if number not in files)
+
+
+def _unexpected_channels(groups: dict[str, dict[int, Path]], count: int) -> list[Problem]:
     problems = []
     for case, files in sorted(groups.items()):
-        if picture and set(files) == {0}:
-            continue  # one RGB file may hold all channels; its content is checked when it is read
-        if set(files) != set(range(count)):
-            missing = sorted(set(range(count)) - set(files))
-            extra = sorted(set(files) - set(range(count)))
-            found = "; ".join(
-                f"{word} {', '.join(f'_{number:04d}' for number in numbers)}"
-                for word, numbers in (("missing", missing), ("unexpected", extra))
-                if numbers
-            )
-            first = next(iter(files.values()))
-            fix = "Add or remove the files, or correct channel_names in dataset.json."
-            problems.append(
-                Problem(str(first.parent / case), "channels", found, f"{count} files, _0000 on", fix, case=case)
-            )
+        if extra := sorted(number for number in files if number >= count):
+            found = "unexpected " + ", ".join(f"_{number:04d}" for number in extra)
+            expected = f"at most {count} files, _0000 on"
+            fix = "Remove the files, or correct channel_names in dataset.json."
+            problems.append(Problem(str(files[extra[0]].parent / case), "channels", found, expected, fix, case=case))
     return problems
 
 

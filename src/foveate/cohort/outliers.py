@@ -33,7 +33,8 @@ def outliers(facts: Mapping[str, CaseFacts]) -> dict[str, Distance]:
     if len(facts) < FEWEST or len({(len(fact.shape), fact.channels) for fact in facts.values()}) > 1:
         return {}
     names = list(facts)
-    pictures = np.array([np.ravel(fact.thumbnail) for fact in facts.values()])  # [N, C * blocks]
+    pictures = np.array([np.ravel(fact.thumbnail) for fact in facts.values()])  # [N, C * blocks], NaN where missing
+    pictures = pictures[:, ~np.isnan(pictures).all(axis=0)]
     measured = [_pictures(pictures)]
     spacing = np.array([canonical(fact.spacing, fact.orientation) for fact in facts.values()])  # [N, D]
     extent = spacing * np.array([canonical(fact.shape, fact.orientation) for fact in facts.values()])
@@ -47,8 +48,9 @@ def outliers(facts: Mapping[str, CaseFacts]) -> dict[str, Distance]:
 
 
 def _pictures(pictures: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Deviations of each picture's mean absolute difference from the cohort's median picture, ``[N]``."""
-    distance = np.abs(pictures - np.median(pictures, axis=0)).mean(axis=1)
+    """Deviations of each picture's mean absolute difference from the cohort's median picture, ``[N]``; over the
+    modalities that it has."""
+    distance = np.nanmean(np.abs(pictures - np.nanmedian(pictures, axis=0)), axis=1)
     middle = np.median(distance)
     scale = max(1.4826 * np.median(np.abs(distance - middle)), SPREAD * middle, 1e-6)
     return (distance - middle) / scale, ["intensities after normalisation"] * len(distance)

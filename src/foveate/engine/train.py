@@ -35,7 +35,7 @@ from foveate.engine.validation import Validation
 from foveate.engine.warm_start import plan_like, read_start, record_of, refuse_unlike, start_from
 from foveate.errors import refuse
 from foveate.methods import METHODS, Method
-from foveate.networks import build_network
+from foveate.networks import build_network, network_class
 from foveate.predict.model_file import SavedModel, save_model
 from foveate.predict.predictor import Predictor
 from foveate.report.run import write_run_report
@@ -97,7 +97,14 @@ def train(
         kind = method_class(settings)
         start = read_start(settings.init) if settings.init and not folder.resumed else None
         keep = settings.unlabelled_outliers == "keep"
-        report = check(data, labelled=labelled, needs_labels=kind.learns_labels, keep_outliers=keep)
+        takes_missing = network_class(settings.network).takes_missing
+        report = check(
+            data,
+            labelled=labelled,
+            needs_labels=kind.learns_labels,
+            keep_outliers=keep,
+            takes_missing=takes_missing,
+        )
         report.raise_if_refused()
         fabric = launch(settings)
         if kind.uses_unlabelled and kind.learns_labels and not report.cohort.unlabelled:
@@ -121,7 +128,7 @@ def train(
         learner = assemble(fabric, plan, settings, kind)
         seconds = settings.minutes * 60 * (1 - CLOSING) if settings.minutes else None
         schedule = Schedule(settings.steps, seconds, spent=time.monotonic() - started)
-        sampler = Sampler(prepared, plan, settings.augment, split, settings.seed, fabric.device)
+        sampler = Sampler(prepared, plan, settings.augment, split, settings.seed, fabric.device, takes_missing)
         predictor = Predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
         validate = Validation(predictor, prepared, split.validation) if split.validation else None
         labelling = Labelling(folder.path / "pseudo", predictor, prepared, sampler, learner, schedule)

@@ -31,13 +31,18 @@ def case_stem(path: Path | str) -> str:
     return name[: len(name) - len(image_suffix(name))]
 
 
-def inspect_image(paths: Sequence[Path], channels: int | None = None) -> tuple[Volume | None, list[Problem]]:
+def inspect_image(
+    paths: Sequence[Path], channels: int | None = None, missing: Sequence[int] = ()
+) -> tuple[Volume | None, list[Problem]]:
     """As ``read_image``, but returns every problem in place of raising; the volume is None if it cannot be used."""
     volumes: list[Volume] = []
     problems: list[Problem] = []
     for path in paths:
-        inside = channels if len(paths) == 1 else None
+        inside = channels if len(paths) == 1 and not missing else None
         volume, found = _by_suffix(Path(path), label=False, channels=inside)
+        if volume is None and len(paths) == 1 and missing:  # unless it holds them all, whatever its name says
+            whole, said = _by_suffix(Path(path), label=False, channels=channels)
+            volume, found = (whole, said) if whole is not None else (volume, found)
         problems += found
         if volume is not None:
             volumes.append(volume)
@@ -48,26 +53,30 @@ def inspect_image(paths: Sequence[Path], channels: int | None = None) -> tuple[V
         if found_difference := grid_difference(other, first):
             problems.append(found_difference)
     count = sum(len(volume.array) for volume in volumes)
-    if channels is not None and count != channels:
+    if len(volumes) == 1 and count == channels:
+        missing = ()
+    if channels is not None and count + len(missing) != channels:
         found_channels = f"{count} in {len(paths)} file{'s' * (len(paths) > 1)}"
         fix = "Correct the channel names in dataset.json, or the image."
         problems.append(Problem(str(first.path), "channels", found_channels, f"{channels} channels", fix))
     if any(problem.severity != "warn" for problem in problems):
         return None, problems
-    if len(volumes) == 1:
+    if len(volumes) == 1 and not missing:
         return first, problems
     array = np.concatenate([volume.array for volume in volumes])
+    for number in sorted(missing):
+        array = np.insert(array, number, np.nan, axis=0)
     return Volume(array, first.affine, first.path, first.meta), problems
 
 
-def read_image(paths: Sequence[Path], channels: int | None = None) -> Volume:
+def read_image(paths: Sequence[Path], channels: int | None = None, missing: Sequence[int] = ()) -> Volume:
     """An image as float32 ``[C, *S]`` in the file's own voxel order; several files are its channels.
 
     channels: number of channels that the dataset declares, checked when given. A 4-D NIfTI (last axis =
-    channels) is accepted only with it.
+    channels) is accepted only with it. missing: numbers of channels that have no file; they are filled with NaN.
     Raises InputError with everything that is wrong with the files.
     """
-    return _or_raise(*inspect_image(paths, channels))
+    return _or_raise(*inspect_image(paths, channels, missing))
 
 
 def inspect_label(path: Path) -> tuple[Volume | None, list[Problem]]:

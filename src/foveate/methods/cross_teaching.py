@@ -8,7 +8,7 @@ network of the configuration, whichever of the two that is.
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from foveate.methods.cross_pseudo import CrossPseudo
 from foveate.methods.method import Builder
@@ -20,4 +20,17 @@ class CrossTeaching(CrossPseudo):
 
     def other(self, build: Builder) -> nn.Module:
         """The second network: a transformer beside a convolutional network, and the reverse."""
-        return build("unet" if isinstance(self.network, WindowUNet) else "window_unet")
+        other = build("unet" if isinstance(self.network, WindowUNet) else "window_unet")
+        return Imputed(other) if getattr(self.network, "takes_missing", False) else other
+
+
+class Imputed(nn.Module):
+    """A network that needs all modalities beside one that does not: it sees the mean, 0, where one is missing."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        answer: Tensor | list[Tensor] = self.network(x.nan_to_num(nan=0.0))
+        return answer

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +41,9 @@ class MaskedAutoencoder(Method):
         self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None
     ) -> None:
         super().__init__(network, task, config, decay, build)
-        # A network's first convolution sees the image, and its finest head the finest decoded feature.
-        stem = next(module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
-        width = network.decoder.heads[0].in_channels  # type: ignore[union-attr, index]
-        self.head = conv(stem.weight.ndim - 2, width, stem.in_channels, kernel=1)  # type: ignore[arg-type]
+        answers: Any = network.decoder.heads[0]  # type: ignore[union-attr, index]  # sees the finest decoded feature
+        channels: Any = network.image_channels
+        self.head = conv(answers.weight.ndim - 2, answers.in_channels, channels, kernel=1)
 
     def players(self) -> dict[str, nn.Module]:
         return {"network": nn.ModuleList([self.network, self.head])}
@@ -68,9 +67,11 @@ class MaskedAutoencoder(Method):
 
 
 def error(answer: Tensor, images: Tensor, hidden: Tensor) -> Tensor:
-    """Mean squared error over hidden voxels and channels alone. ``[B, C, *S]`` twice; hidden ``[B, 1, *S]`` bool."""
-    squares = (answer.float() - images).square() * hidden
-    return squares.sum() / (hidden.sum() * images.shape[1])
+    """Mean squared error over hidden voxels of the channels that are there. ``[B, C, *S]`` twice; hidden ``[B, 1, *S]``
+    bool."""
+    known = hidden & ~images.isnan()  # [B, C, *S]
+    squares = (answer.float() - images.nan_to_num()).square() * known
+    return squares.sum() / known.sum().clamp_min(1)
 
 
 def hidden_blocks(count: int, size: Sequence[int], seed: int) -> Tensor:

@@ -4,25 +4,27 @@ Contract: ``Network(plan, channels, config)``. ``forward(x)`` takes ``[B, C, *S]
 the strides; in training it returns logits at full and, with deep supervision, at coarser resolutions (a list,
 finest first); in evaluation the finest alone ``[B, K, *S]``. ``encode(x)`` gives the features, finest first, that the
 module ``decoder`` turns into logits; ``forward(x, perturb)`` applies ``perturb`` to each of them on the way.
+``image_channels`` is C. A network that says ``takes_missing`` answers images of which some channels are missing, NaN
+in their place; the others need them all.
 """
-
-from torch import nn
 
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
+from foveate.networks.fusion_unet import FusionUNet
 from foveate.networks.unet import UNet
 from foveate.networks.window_unet import WindowUNet
 from foveate.text import closest
 
-NETWORKS: dict[str, type[nn.Module]] = {
+NETWORKS: dict[str, type[UNet]] = {
     "unet": UNet,
     "window_unet": WindowUNet,
+    "fusion_unet": FusionUNet,
 }
 
 
-def build_network(config: NetworkConfig, plan: Plan, channels: int) -> nn.Module:
-    """The network of the configuration with ``channels`` logit maps. Raises InputError for an unknown name."""
+def network_class(config: NetworkConfig) -> type[UNet]:
+    """The class of the configuration's network. Raises InputError with the nearest name for an unknown one."""
     if config.name not in NETWORKS:
         raise refuse(
             "configuration",
@@ -31,7 +33,12 @@ def build_network(config: NetworkConfig, plan: Plan, channels: int) -> nn.Module
             f"one of {', '.join(NETWORKS)}",
             closest(config.name, NETWORKS),
         )
-    return NETWORKS[config.name](plan, channels, config)
+    return NETWORKS[config.name]
 
 
-__all__ = ["NETWORKS", "UNet", "WindowUNet", "build_network"]
+def build_network(config: NetworkConfig, plan: Plan, channels: int) -> UNet:
+    """The network of the configuration with ``channels`` logit maps. Raises InputError for an unknown name."""
+    return network_class(config)(plan, channels, config)
+
+
+__all__ = ["NETWORKS", "FusionUNet", "UNet", "WindowUNet", "build_network", "network_class"]

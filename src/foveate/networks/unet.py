@@ -8,6 +8,7 @@ few labelled scans and few minutes, steps are worth more than depth.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -106,8 +107,11 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
+    takes_missing: ClassVar[bool] = False
+
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
         super().__init__()
+        self.image_channels = len(plan.channels)
         dims, widths = plan.dims, plan.widths
         self.encoder = nn.ModuleList(
             nn.Sequential(stage, build_attention("encoder", config.attention.encoder, width, dims))

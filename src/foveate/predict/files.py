@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from foveate.cohort.cohort import Case
+from foveate.cohort.layout_nnunet import missing_channels
 from foveate.errors import FoveateError, InputError, Problem, refuse
 from foveate.io import case_stem, image_suffix, write_label
 from foveate.predict.predictor import Predictor, load
@@ -30,10 +31,10 @@ def predict_files(
     """Label a scan or a folder of scans; returns the files written, in order of the cases.
 
     run: run or model folder, or a Predictor. input: an image, a folder of images (``_0000`` suffixes name
-    channels), or a dataset folder with imagesTs/, images/ or imagesTr/. out: a folder, or for one input file the
-    file to write. Results are uint8 on the input's own grid, ``CASE.nii.gz`` or ``CASE.png``; a result that is
-    there already is replaced by a complete new one only. mirror, views: see ``Predictor.predict``. progress: called
-    with (cases done, cases in all).
+    channels; one of which there is no file is missing, if the network takes that), or a dataset folder with imagesTs/,
+    images/ or imagesTr/. out: a folder, or for one input file the file to write. Results are uint8 on the input's own
+    grid, ``CASE.nii.gz`` or ``CASE.png``; a result that is there already is replaced by a complete new one only.
+    mirror, views: see ``Predictor.predict``. progress: called with (cases done, cases in all).
 
     Raises InputError before any work when nothing can be predicted or an output would replace an input; and at
     the end, when the other cases are done, with each case that could not be read.
@@ -41,13 +42,15 @@ def predict_files(
     source, target = Path(input), Path(out)
     predictor = run if isinstance(run, Predictor) else load(run, device=device)
     cases = find_images(source, len(predictor.plan.channels))
+    if not predictor.takes_missing:
+        _check_complete(cases, predictor)
     outputs = [_output(case, source, target) for case in cases]
     _check_outputs(cases, outputs)
     written: list[Path] = []
     problems: list[Problem] = []
     for number, (case, output) in enumerate(zip(cases, outputs, strict=True), 1):
         try:
-            volume = predictor.read(case.images)
+            volume = predictor.read(case.images, case.missing)
             labels = predictor.predict(volume, mirror=mirror, views=views)
         except InputError as error:
             problems += [replace(problem, case=case.id) for problem in error.problems]
@@ -69,7 +72,7 @@ def find_images(source: Path, channels: int) -> list[Case]:
         match = CHANNEL.match(case_stem(source))
         # One channel of a case named: the others lie beside it.
         beside = [f for f in _images(source.parent) if match and _is_channel_of(f, match["case"])]
-        if match and channels > 1 and len(beside) > 1:
+        if match and channels > 1 and (len(beside) > 1 or int(match["channel"]) < channels):
             return _group(beside, channels)
         name = match["case"] if match and match["channel"] == "0000" else case_stem(source)
         return [Case(name, (source,), None, name)]
@@ -105,8 +108,13 @@ def _group(files: Sequence[Path], channels: int) -> list[Case]:
         other = grouped.setdefault(name, {}).setdefault(number, file)
         if other is not file:
             problems.append(Problem(str(file), "name", f"the same case as {other.name}", "one file", "Remove one."))
+    missing = {
+        name: missing_channels(paths, channels) if channels > 1 and matches[next(iter(paths.values()))] else ()
+        for name, paths in grouped.items()
+    }
     for name, paths in grouped.items():
-        if sorted(paths) != list(range(len(paths))):
+        # More of them than the model has are found when they are read.
+        if sorted({*paths, *missing[name]}) != list(range(len(paths) + len(missing[name]))):
             found = ", ".join(f"{number:04d}" for number in sorted(paths))
             fix = "Add the missing file, or number the channels from 0000."
             problems.append(
@@ -114,7 +122,18 @@ def _group(files: Sequence[Path], channels: int) -> list[Case]:
             )
     if problems:
         raise InputError(problems)
-    return [Case(n, tuple(p[i] for i in sorted(p)), None, n) for n, p in sorted(grouped.items())]
+    return [Case(n, tuple(p[i] for i in sorted(p)), None, n, missing[n]) for n, p in sorted(grouped.items())]
+
+
+def _check_complete(cases: Sequence[Case], predictor: Predictor) -> None:
+    """Refuse, before any work, cases without a file of a modality, for a network that needs all of them."""
+    problems = []
+    for case in cases:
+        # _0000 alone may hold all channels, which is seen when it is read.
+        if case.missing and (len(case.images) > 1 or 0 in case.missing):
+            problems += predictor.refuse_missing(str(case.images[0]), f"channels of {case.id}", case.missing).problems
+    if problems:
+        raise InputError(problems)
 
 
 def _output(case: Case, source: Path, target: Path) -> Path:

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from foveate.batches.grid import Grid
 from foveate.batches.prepare import prepare_volume
 from foveate.cohort.plan import Plan
-from foveate.errors import FoveateError, refuse
+from foveate.errors import FoveateError, InputError, refuse
 from foveate.io import read_image
 from foveate.io.volume import Volume
+from foveate.layers import present
 from foveate.networks import build_network
 from foveate.predict.device import bfloat16_pays, pick_device
 from foveate.predict.model_file import DESCRIPTION, WEIGHTS, find_model, load_model
@@ -82,7 +83,8 @@ class Predictor:
     ) -> np.ndarray:
         """Labels of a scan on its own voxel grid: uint8 ``[*S]``.
 
-        source: a file, the files of its channels, a Volume, or an array ``[*S]`` or ``[C, *S]``.
+        source: a file, the files of its channels, a Volume, or an array ``[*S]`` or ``[C, *S]``, NaN in a channel that
+        is missing, if the network takes that.
         spacing: voxel size of an array in mm, whose axes then run right, anterior, superior; affine: its 4x4
         matrix instead (voxel index -> RAS mm). A 3D array needs one of them.
         mirror: average over all mirrorings of the plan's axes, or of the canonical (RAS) axes given; 2^axes times
@@ -102,6 +104,8 @@ class Predictor:
         drawn = draw_views(views, self.plan.spacing, self.plan.mirror_axes, seed=0)
         averaging = Averaging(self._mirror_axes(mirror), drawn)
         image, grid = prepare_volume(volume, self.plan)
+        if not self.takes_missing and (absent := (~present(image[None])[0]).nonzero()[:, 0].tolist()):
+            raise self.refuse_missing(str(volume.path or "image"), "modalities", absent)
         return self._label(image, grid, averaging, overlap, self.task.decode)
 
     def predict_prepared(self, image: np.ndarray, views: Sequence[View] = (), sureness: float = 0.0) -> np.ndarray:
@@ -113,11 +117,24 @@ class Predictor:
         decode = partial(self.task.decode, sureness=sureness)
         return self._label(tensor, Grid.unchanged(tensor.shape[1:]), Averaging(views=views), 0.5, decode)
 
-    def read(self, files: Sequence[Path]) -> Volume:
-        """The files of one case, which are its channels. Raises InputError when the model wants other channels."""
+    def read(self, files: Sequence[Path], missing: Sequence[int] = ()) -> Volume:
+        """The files of one case, which are its channels but for the numbers ``missing``. Raises InputError when the
+        model wants other channels."""
         wanted = len(self.plan.channels)
         # One file may hold all channels as a fourth axis; only a model of several channels expects that.
-        return read_image(files, wanted if len(files) == 1 < wanted else None)
+        return read_image(files, wanted if missing or len(files) == 1 < wanted else None, missing)
+
+    @property
+    def takes_missing(self) -> bool:
+        """Whether the network answers scans of which some modalities are missing."""
+        return bool(getattr(self.network, "takes_missing", False))
+
+    def refuse_missing(self, file: str, field: str, missing: Sequence[int]) -> InputError:
+        """What to raise for a scan without the modalities of these numbers."""
+        names = [channel.name for channel in self.plan.channels]
+        found = "no " + ", ".join(f"{names[number]} (_{number:04d})" for number in missing)
+        fix = "Add the files, or predict with a model of --network fusion_unet, which takes what is there."
+        return refuse(file, field, found, f"all of {', '.join(names)}, which this network needs", fix)
 
     @torch.inference_mode()
     def _label(

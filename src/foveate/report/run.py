@@ -83,4 +83,5 @@ def _picture(case: PreparedCase, caption: str, predictor: Predictor) -> ReportCa
     dice = None if label is None else predictor.task.mean_dice(predicted, label)
     # Prepared volumes lie in canonical orientation, so their affine is the spacing alone.
     affine = np.diag([*case.spacing, 1.0]) if len(case.spacing) == 3 else None
-    return ReportCase(case.id, image[0], case.spacing, label, predicted, dice, caption, affine)
+    shown = next(channel for channel in image if not np.isnan(channel).any())  # the first modality may be missing
+    return ReportCase(case.id, shown, case.spacing, label, predicted, dice, caption, affine)

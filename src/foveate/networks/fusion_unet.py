@@ -1,0 +1,58 @@
+"""U-Net for several modalities, any of which may be missing: a stem for each, fused by attention at every voxel.
+
+Source: Zhang et al., "mmFormer: Multimodal Medical Transformer for Incomplete Multimodal Learning of Brain Tumor
+Segmentation", MICCAI 2022: encoders of their own for the modalities, attention across them, random subsets of them in
+training. Departures: one encoder stage for each modality, not a whole encoder, so that few labels teach few weights and
+a step costs little more than one of the U-Net; fusion as ``ModalityFusion`` describes it, on full resolution alone;
+no auxiliary decoders for single modalities. Subsets are drawn with the batch (``augment.modality_p``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from foveate.attention import ModalityFusion
+from foveate.cohort.plan import Plan
+from foveate.layers import present
+from foveate.networks.unet import Residual, UNet
+
+
+class FusionUNet(UNet):
+    """A U-Net that labels images with any of their modalities. With a single one there is nothing to fuse: ``UNet``."""
+
+    takes_missing: ClassVar[bool] = True
+
+    @staticmethod
+    def stages(plan: Plan) -> Iterator[nn.Module]:
+        first, *others = UNet.stages(plan)
+        count = len(plan.channels)
+        yield first if count == 1 else ModalityStems(plan.dims, count, plan.widths[0], plan.strides[0])
+        yield from others
+
+
+class ModalityStems(nn.Module):
+    """``[B, M, *S]``, absent modalities NaN -> ``[B, O, *S/stride]``: a residual block for each, fused."""
+
+    def __init__(self, dims: int, modalities: int, outputs: int, stride: Sequence[int]) -> None:
+        super().__init__()
+        self.stems = nn.ModuleList(Residual(dims, 1, outputs, stride) for _ in range(modalities))
+        self.fusion = ModalityFusion(outputs, dims)
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``fusion`` takes: ``[B, M, O, *S/stride]``, and which are present ``[B, M]``."""
+        there = present(x)
+        # Zero before the stems too: the gradient of their weights is a product with what they saw.
+        x = torch.where(there.reshape(*there.shape, *[1] * (x.ndim - 2)), x, 0.0)
+        stems = zip(self.stems, x.split(1, dim=1), strict=True)
+        return torch.stack([stem(one) for stem, one in stems], dim=1), there
+
+    def attention(self, x: Tensor) -> Tensor:
+        """How much each modality counts at every voxel, ``[B, M, 1, *S/stride]``; 0 for absent ones."""
+        return self.fusion.attention(*self.features(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fusion(*self.features(x))
