@@ -10,16 +10,25 @@ from torch import Tensor, nn
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSE: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_MEAN_POOL: dict[int, Any] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 _LINEAR = {2: "bilinear", 3: "trilinear"}
 _INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
 def conv(
-    dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int | Sequence[int] = 1, bias: bool = True
+    dims: int,
+    inputs: int,
+    outputs: int,
+    kernel: int | Sequence[int] = 3,
+    stride: int | Sequence[int] = 1,
+    bias: bool = True,
+    dilation: int = 1,
 ) -> nn.Module:
     """Convolution with "same" padding for odd kernels."""
     stride = stride if isinstance(stride, int) else tuple(stride)
-    return _CONV[dims](inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=bias)
+    kernel = (kernel,) * dims if isinstance(kernel, int) else tuple(kernel)
+    padding = tuple(k // 2 * dilation for k in kernel)
+    return _CONV[dims](inputs, outputs, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
 
 
 def conv_transpose(dims: int, inputs: int, outputs: int, stride: Sequence[int]) -> nn.Module:
@@ -37,6 +46,14 @@ def resize_nearest(dims: int, inputs: int, outputs: int, stride: Sequence[int]) 
     """Up-sampling by ``stride`` as ``conv_transpose``, by repeating projected channels."""
     project = conv(dims, inputs, outputs, kernel=1, bias=False)
     return nn.Sequential(project, nn.Upsample(scale_factor=tuple(map(float, stride)), mode="nearest"))
+
+
+def mean_pool(x: Tensor, stride: int) -> Tensor:
+    """Means of blocks of ``stride`` voxels per axis, ``[B, C, *S] -> [B, C, *ceil(S / stride)]``.
+
+    The last block of an axis is smaller where the stride does not divide it.
+    """
+    return _MEAN_POOL[x.ndim - 2](x, stride, ceil_mode=True, count_include_pad=False)
 
 
 def interpolate(x: Tensor, size: Sequence[int]) -> Tensor:
