@@ -53,7 +53,8 @@ def mean_pool(x: Tensor, stride: int) -> Tensor:
 
     The last block of an axis is smaller where the stride does not divide it.
     """
-    return _MEAN_POOL[x.ndim - 2](x, stride, ceil_mode=True, count_include_pad=False)
+    kernel = [min(stride, n) for n in x.shape[2:]]  # torch refuses one that is larger than the image
+    return _MEAN_POOL[len(kernel)](x, kernel, ceil_mode=True, count_include_pad=False)
 
 
 def interpolate(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -18,19 +18,24 @@ class DepthwiseBox(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(spatial_dims, channels, kernel))
         nn.init.uniform_(self.weight, -(kernel**-0.5), kernel**-0.5)  # as torch's convolutions start
-        self.dilation = dilation
+        self.dilation, self.span = dilation, (kernel - 1) * dilation + 1
 
     def forward(self, x: Tensor) -> Tensor:
-        # The axis at hand always leads and all others are one, so that each strip is a two-dimensional convolution:
-        # five times as fast on a CPU as a three-dimensional one. After the last axis the order is the first again.
-        for weight in self.weight:
-            channels, kernel = weight.shape
-            y = F.conv2d(
-                x.flatten(3),
-                weight[:, None, :, None],
-                padding=(kernel // 2 * self.dilation, 0),
-                dilation=(self.dilation, 1),
-                groups=channels,
-            )
-            x = y.unflatten(3, x.shape[3:]).movedim(2, -1)
-        return x
+        # With channels last, any axis leads the two of an image without a copy: each strip is a two-dimensional
+        # convolution, on a CPU ten times as fast as a three-dimensional one.
+        x = x.movedim(1, -1).contiguous()
+        shape = x.shape
+        for axis, weight in enumerate(self.strips(), start=1):
+            channels, span = weight.shape
+            rows = x.reshape(shape[:axis].numel(), shape[axis], shape[axis + 1 : -1].numel(), channels)
+            rows = rows.movedim(-1, 1)  # [B * axes before, C, axis, axes after]
+            padding = span // 2
+            if shape[axis] < span:  # torch is slow where a kernel is longer than the image
+                rows, padding = F.pad(rows, (0, 0, padding, padding)), 0
+            rows = F.conv2d(rows, weight[:, None, :, None], padding=(padding, 0), groups=channels)
+            x = rows.movedim(1, -1).reshape(shape)
+        return x.movedim(-1, 1)
+
+    def strips(self) -> Tensor:
+        """The weights of a strip along each axis, dilation filled with zeros, which torch is faster at; ``[D, C, k]``."""
+        return F.pad(self.weight[..., None], (0, self.dilation - 1)).flatten(2)[..., : self.span]

@@ -1,8 +1,9 @@
 """Convolutional block attention: first a weight per channel, then a weight per voxel, each from a mean and a maximum.
 
 Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, eq. 1-3. Departures: the channels are
-squeezed to a quarter, not to a sixteenth, because the U-Net is narrow; no batch normalisation behind the spatial
-convolution, because segmentation batches are too small for its statistics.
+squeezed to a quarter, not to a sixteenth, because the U-Net is narrow; a voxel's weight sees 7^2 neighbours in 2D but
+5^3 in 3D, where 7^3 would cost more than the convolution beside it; no batch normalisation behind that convolution,
+because segmentation batches are too small for its statistics.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from foveate.layers import conv
 
-KERNEL = 7  # voxels per axis that decide a voxel's weight
+KERNEL = {2: 7, 3: 5}  # voxels per axis that decide a voxel's weight
 
 
 class ConvBlockAttention(nn.Module):
@@ -30,7 +31,7 @@ class ConvBlockAttention(nn.Module):
         super().__init__()
         hidden = max(channels // reduction, 4)
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
-        self.of_voxels = conv(spatial_dims, 2, 1, kernel=KERNEL)
+        self.of_voxels = conv(spatial_dims, 2, 1, kernel=KERNEL[spatial_dims])
         self.spatial_dims = spatial_dims
 
     def channels(self, x: Tensor) -> Tensor:
