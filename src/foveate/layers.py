@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSE: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_MEAN_POOL: dict[int, Any] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 _LINEAR = {2: "bilinear", 3: "trilinear"}
 _INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
@@ -51,10 +50,12 @@ def resize_nearest(dims: int, inputs: int, outputs: int, stride: Sequence[int]) 
 def mean_pool(x: Tensor, stride: int) -> Tensor:
     """Means of blocks of ``stride`` voxels per axis, ``[B, C, *S] -> [B, C, *ceil(S / stride)]``.
 
-    The last block of an axis is smaller where the stride does not divide it.
+    The last block of an axis is filled up with its last voxel.
     """
-    kernel = [min(stride, n) for n in x.shape[2:]]  # torch refuses one that is larger than the image
-    return _MEAN_POOL[len(kernel)](x, kernel, ceil_mode=True, count_include_pad=False)
+    x = F.pad(x, [n for size in reversed(x.shape[2:]) for n in (0, -size % stride)], mode="replicate")
+    for axis in range(2, x.ndim):
+        x = x.unflatten(axis, (-1, stride)).mean(axis + 1)
+    return x
 
 
 def interpolate(x: Tensor, size: Sequence[int]) -> Tensor:

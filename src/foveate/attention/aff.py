@@ -24,7 +24,9 @@ class AttentionalFusion(nn.Module):
         hidden = max(channels // reduction, 4)
         self.of_voxels, self.of_image = (
             nn.Sequential(
-                conv(spatial_dims, channels, hidden, kernel=1), nn.ReLU(), conv(spatial_dims, hidden, channels, kernel=1)
+                conv(spatial_dims, channels, hidden, kernel=1),
+                nn.ReLU(),
+                conv(spatial_dims, hidden, channels, kernel=1),
             )
             for _ in range(2)
         )

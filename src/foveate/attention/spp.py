@@ -33,8 +33,10 @@ class PyramidPooling(nn.Module):
 
     def scales(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """pool_s(x), each ``[B, C, *ceil(S / s)]``, and a ``[B, n_s, 1, *S]``."""
-        pooled = [x if stride == 1 else mean_pool(x, stride) for stride in self.strides]
-        scores = [interpolate(score(p), x.shape[2:]) for score, p in zip(self.of_mean, pooled, strict=True)]
+        pooled = [mean_pool(x, stride) for stride in self.strides]
+        scores = [
+            unpool(score(p), stride, x) for score, p, stride in zip(self.of_mean, pooled, self.strides, strict=True)
+        ]
         return pooled, (torch.cat(scores, dim=1) + self.of_voxel(x)).softmax(1)[:, :, None]
 
     def attention(self, x: Tensor) -> Tensor:
@@ -43,5 +45,16 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pooled, shares = self.scales(x)
-        first, *others = [share * interpolate(p, x.shape[2:]) for p, share in zip(pooled, shares.unbind(1), strict=True)]
+        first, *others = [
+            share * unpool(p, stride, x)
+            for p, stride, share in zip(pooled, self.strides, shares.unbind(1), strict=True)
+        ]
         return sum(others, start=first)
+
+
+def unpool(pooled: Tensor, stride: int, like: Tensor) -> Tensor:
+    """Means of blocks of ``stride`` voxels at the size of ``like``, linearly between the centres of blocks."""
+    if stride == 1:
+        return pooled
+    up = interpolate(pooled, [n * stride for n in pooled.shape[2:]])
+    return up[(..., *[slice(n) for n in like.shape[2:]])]
