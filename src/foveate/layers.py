@@ -15,11 +15,19 @@ _LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
 def conv(
-    dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int | Sequence[int] = 1, bias: bool = True
+    dims: int,
+    inputs: int,
+    outputs: int,
+    kernel: int | Sequence[int] = 3,
+    stride: int | Sequence[int] = 1,
+    bias: bool = True,
+    dilation: int = 1,
 ) -> nn.Module:
     """Convolution with "same" padding for odd kernels."""
     stride = stride if isinstance(stride, int) else tuple(stride)
-    return _CONV[dims](inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=bias)
+    kernel = (kernel,) * dims if isinstance(kernel, int) else tuple(kernel)
+    padding = tuple(k // 2 * dilation for k in kernel)
+    return _CONV[dims](inputs, outputs, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
 
 
 class JoiningConv(nn.Module):
@@ -55,6 +63,17 @@ def resize_nearest(dims: int, inputs: int, outputs: int, stride: Sequence[int]) 
     """Up-sampling by ``stride`` as ``conv_transpose``, by repeating projected channels."""
     project = conv(dims, inputs, outputs, kernel=1, bias=False)
     return nn.Sequential(project, nn.Upsample(scale_factor=tuple(map(float, stride)), mode="nearest"))
+
+
+def mean_pool(x: Tensor, stride: int) -> Tensor:
+    """Means of blocks of ``stride`` voxels per axis, ``[B, C, *S] -> [B, C, *ceil(S / stride)]``.
+
+    The last block of an axis is filled up with its last voxel.
+    """
+    x = F.pad(x, [n for size in reversed(x.shape[2:]) for n in (0, -size % stride)], mode="replicate")
+    for axis in range(2, x.ndim):
+        x = x.unflatten(axis, (-1, stride)).mean(axis + 1)
+    return x
 
 
 def interpolate(x: Tensor, size: Sequence[int]) -> Tensor:

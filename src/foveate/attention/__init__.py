@@ -14,13 +14,35 @@ attention is ``[B, M, 1, *S]``, a map for each.
 
 from torch import nn
 
+from foveate.attention.aff import AttentionalFusion
+from foveate.attention.cbam import ConvBlockAttention
+from foveate.attention.coordinate import CoordinateAttention
+from foveate.attention.eca import EfficientChannelAttention
 from foveate.attention.gate import AttentionGate
+from foveate.attention.global_context import GlobalContext
+from foveate.attention.large_kernel import LargeKernelAttention
 from foveate.attention.modality_fusion import ModalityFusion
+from foveate.attention.multi_scale_conv import MultiScaleConv
+from foveate.attention.scse import SpatialChannelSqueezeExcite
+from foveate.attention.selective_kernel import SelectiveKernel
+from foveate.attention.spp import PyramidPooling
 from foveate.attention.squeeze_excite import SqueezeExcite
+from foveate.attention.strip import StripPooling
 
 ATTENTION: dict[str, type[nn.Module]] = {
     "gate": AttentionGate,
     "squeeze_excite": SqueezeExcite,
+    "scse": SpatialChannelSqueezeExcite,
+    "cbam": ConvBlockAttention,
+    "eca": EfficientChannelAttention,
+    "coordinate": CoordinateAttention,
+    "global_context": GlobalContext,
+    "selective_kernel": SelectiveKernel,
+    "large_kernel": LargeKernelAttention,
+    "multi_scale_conv": MultiScaleConv,
+    "strip": StripPooling,
+    "spp": PyramidPooling,
+    "aff": AttentionalFusion,
 }
 
 __all__ = ["ATTENTION", "AttentionGate", "ModalityFusion", "SqueezeExcite"]
