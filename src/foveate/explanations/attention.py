@@ -22,7 +22,7 @@ def attention_blocks(network: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def watching(blocks: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:
-    """While inside, every forward leaves the attention of ``blocks`` in the dict; the last one where a block runs twice.
+    """While inside, every forward leaves the attention of ``blocks`` in the dict, the last where one runs twice.
 
     The weights are detached, in float32. No output changes, and the hooks are gone afterwards.
     """

@@ -67,9 +67,10 @@ def explain(
     """
     folder = Path(out)
     predictor = run if isinstance(run, Predictor) else load(run, device=device)
+    explainer = Explainer(predictor.network, predictor.task, predictor.answer, layers)
     cases = find_images(Path(input), len(predictor.plan.channels))
     _check_output(folder, cases)
-    work = _Work(predictor, Explainer(predictor.network, predictor.task, predictor.answer, layers), folder)
+    work = _Work(predictor, explainer, folder)
     problems: list[Problem] = []
     for number, case in enumerate(cases, 1):
         try:
@@ -100,10 +101,8 @@ class _Work:
         self.notes: list[str] = [] if explainer.blocks else [NO_ATTENTION]
 
     def explain(self, case: Case, volume: Volume, labels: np.ndarray) -> None:
-        patch = self.predictor.patch(volume, labels)
         if not self.checked:
-            self._check(case.id, patch)
-        self.explainer.channel_weights.clear()
+            self._check(case.id, self.predictor.patch(volume, labels))
         folder = self.folder / case.id
         suffix, map_suffix = (".nii.gz", ".nii.gz") if volume.dims == 3 else (".png", ".tif")
         write_label(folder / f"prediction{suffix}", labels, volume)
@@ -139,8 +138,8 @@ class _Work:
         self.files = _file_names(list(self.checks))
         if failing := [self.files[name] for name, check in self.checks.items() if check.verdict == "fails"]:
             self.notes.append(
-                f"{len(failing)} of {len(self.checks)} maps fail the parameter-randomisation check, and explain nothing: "
-                f"{', '.join(failing)}."
+                f"{len(failing)} of {len(self.checks)} maps fail the parameter-randomisation check and explain "
+                f"nothing: {', '.join(failing)}."
             )
 
     def _summary(self) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def find_layers(network: nn.Module, names: list[str]) -> dict[str, nn.Module]:
 
 @contextmanager
 def recording(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """While inside, every forward leaves the outputs ``[B, C, *s]`` of ``layers``, through which gradients can be taken.
+    """While inside, every forward leaves the outputs ``[B, C, *s]`` of ``layers``, which gradients can be taken of.
 
     The graph begins at the earliest of the layers where nothing before it wants a gradient. No output changes, and the
     hooks are gone afterwards. Raises InputError for a layer whose output is no feature map.

@@ -54,22 +54,16 @@ class Explainer:
         with torch.no_grad():
             return self._regions(self.answer(x))
 
-    def names(self, x: Tensor) -> list[MapName]:
-        """The maps that there are, told by a window ``[1, C, *window]``."""
-        names = list(self(x))
-        self.channel_weights.clear()
-        return names
-
     def __call__(self, x: Tensor, regions: Tensor | None = None) -> dict[MapName, Tensor]:
         """Every map of windows ``x [B, C, *window]``, each ``[B, 1, *window]`` in float32.
 
         regions: over which Seg-Grad-CAM sums the logits; by default what is predicted here.
         """
         size = tuple(x.shape[2:])
-        with frozen(self.network), watching(self.blocks) as weights, recording(self.layers) as features:
-            with torch.enable_grad():
+        maps = {}
+        with torch.enable_grad(), frozen(self.network):
+            with watching(self.blocks) as weights, recording(self.layers) as features:
                 logits = self.answer(x)
-            maps = {}
             for block, found in weights.items():
                 if weighs_channels(found, size):
                     self._add_channel_weights(block, found)

@@ -11,14 +11,14 @@ Departures:
 - A step is a stage of the network (an element of a ModuleList, or a module without one), not one layer.
 - Modules draw new weights by their own ``reset_parameters``; parameters of modules without one become Gaussian noise of
   the same root mean square.
-- Seg-Grad-CAM keeps summing over the region that the trained network predicted: a random network often predicts no voxel
-  of the class, and an empty map would pass for nothing.
+- Seg-Grad-CAM keeps summing over the region that the trained network predicted: a random network often predicts no
+  voxel of the class, and an empty map would pass for nothing.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -71,13 +71,16 @@ class Check:
 
 def cascade(network: nn.Module, x: Tensor) -> list[tuple[str, list[str]]]:
     """The steps from the output to the input: (stage, modules that hold its parameters), in the reverse of
-    the order in which a forward of ``x`` reaches them. A stage that does not run, such as a head of training alone, comes
+    the order in which a forward of ``x`` reaches them. One that does not run, such as a head of training alone, comes
     first."""
     stages = list(_stages(network, ""))
     reached: dict[str, int] = {}
 
-    def note(name: str) -> Any:
-        return lambda *_: reached.setdefault(name, len(reached)) and None
+    def note(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            reached.setdefault(name, len(reached))
+
+        return hook
 
     handles = [module.register_forward_pre_hook(note(name)) for name, module in network.named_modules()]
     try:
@@ -130,8 +133,8 @@ def _restored(network: nn.Module) -> Iterator[None]:
         network.load_state_dict(state)
 
 
-def check_maps(explainer: Explainer, x: Tensor, seed: int = 0) -> tuple[list[str], dict[MapName, Check]]:
-    """The stages in the order in which they were randomised, and what that did to every map of the patch ``x [1, C, *S]``.
+def check_maps(explainer: Explainer, x: Tensor) -> tuple[list[str], dict[MapName, Check]]:
+    """Stages in the order in which they were randomised, and what that did to every map of the patch ``x [1, C, *S]``.
 
     The network has its weights again afterwards. One forward pass for each step and draw, and its backward passes.
     """
@@ -145,7 +148,7 @@ def check_maps(explainer: Explainer, x: Tensor, seed: int = 0) -> tuple[list[str
     devices = [x.device] if x.device.type == "cuda" else []
     with _restored(network), torch.random.fork_rng(devices):
         for draw in range(DRAWS):
-            torch.manual_seed(seed + draw)
+            torch.manual_seed(draw)
             for _, owners in steps:
                 for owner in owners:
                     randomise(modules[owner])

@@ -35,7 +35,7 @@ def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def edges(image: np.ndarray) -> np.ndarray:
-    """An edge detector: the gradient's magnitude after a Gaussian of one voxel, mean over channels. ``[C, *S] -> [*S]``."""
+    """An edge detector ``[C, *S] -> [*S]``: the gradient's magnitude after a Gaussian of 1 voxel, mean of channels."""
     return np.mean([ndimage.gaussian_gradient_magnitude(channel.astype(float), 1.0) for channel in image], axis=0)
 
 

@@ -65,8 +65,8 @@ def case_views(
 
 @dataclass(frozen=True)
 class Cut:
-    """A slice to show. title: for people. aspect: height of its pixels over their width. marks: letters for left, right,
-    top and bottom, None where sides are not known. mm: size of a voxel across the slice."""
+    """A slice to show. title: for people. aspect: height of its pixels over their width. marks: letters for left,
+    right, top and bottom, None where sides are not known. mm: size of a voxel across the slice."""
 
     title: str
     aspect: float
