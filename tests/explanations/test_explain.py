@@ -148,7 +148,7 @@ def test_the_command_on_a_trained_run(tmp_path: Path, capsys: pytest.CaptureFixt
         Image.fromarray(label).save(tmp_path / "scans" / "labels" / f"p{number}.png")
     run = tmp_path / "run"
     run.mkdir()
-    tiny_plan(2, classes={"the bump": 1}).write(run / "plan.json")
+    tiny_plan(2, classes={"class 1": 1}).write(run / "plan.json")
     foveate.train(tmp_path / "scans", run, steps=3, set=["network.attention.skip=gate"], quiet=True)
     with pytest.raises(SystemExit) as exit_:
         main(["explain", str(run), str(tmp_path / "scans" / "images" / "p0.png"), str(tmp_path / "out")])
@@ -157,8 +157,8 @@ def test_the_command_on_a_trained_run(tmp_path: Path, capsys: pytest.CaptureFixt
     listed = json.loads((tmp_path / "out" / "explain.json").read_text())
     assert {entry["map"] for entry in listed["maps"]} == {
         "attention_decoder-stages-0-skip-attention", "attention_decoder-stages-1-skip-attention",
-        "grad_cam_bottleneck_1_the-bump", "grad_cam_decoder-stages-0_1_the-bump",
-        "seg_grad_cam_bottleneck_1_the-bump", "seg_grad_cam_decoder-stages-0_1_the-bump",
+        "grad_cam_bottleneck_1_class-1", "grad_cam_decoder-stages-0_1_class-1",
+        "seg_grad_cam_bottleneck_1_class-1", "seg_grad_cam_decoder-stages-0_1_class-1",
     }  # fmt: skip
     assert all((tmp_path / "out" / entry["file"]).is_file() for entry in listed["cases"][0]["maps"])
 
