@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import textwrap
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +19,9 @@ from foveate.report.pictures import Cut, colours, cuts, intensity_window, mark_s
 _SIDE, _HEAD, _BAR, _GAP = 2.3, 0.72, 0.62, 0.14
 _MOST_COLUMNS, _DPI = 5, 120
 _VERDICTS: dict[Verdict, tuple[str, str]] = {
-    "passes": ("passes the check", "#1d6b3a"),
-    "fails": ("FAILS: the same with random weights", "#b3261e"),
-    "empty": ("not checked: empty where it was looked at", "#6a5a00"),
+    "passes": ("passes the randomisation check", "#1d6b3a"),
+    "fails": ("FAILS the randomisation check", "#b3261e"),
+    "empty": ("not checked: empty in the patch", "#6a5a00"),
 }
 
 
@@ -51,7 +51,7 @@ def overview(
     panels: Sequence[Panel],
 ) -> bytes:
     """The picture as PNG. image, labels: slices ``[rows, columns]`` of the scan and of its prediction."""
-    height, width = image.shape[0] * cut.aspect, image.shape[1]
+    height, width = (image.shape[0] + 1) * cut.aspect, image.shape[1] + 1
     scale = _SIDE / max(height, width)
     # A long, thin slice still needs room for its heading and colour bar.
     field = max(width * scale, 0.5 * _SIDE), max(height * scale, 0.5 * _SIDE)
@@ -78,17 +78,16 @@ def overview(
         else:
             bar = (left + field[0] + 0.06) / size[0], low / size[1], 0.09 / size[0], field[1] / size[1]
             _draw_map(figure, axes, panel.values, cut.aspect, bar)
-            lines, (verdict, ink) = textwrap.wrap(panel.title, _characters(cell[0]))[:3], _VERDICTS[panel.verdict]
+            lines, (verdict, ink) = _wrap(panel.title, _characters(cell[0]))[:4], _VERDICTS[panel.verdict]
         for members, shade in zip(values, shades, strict=True):
             outline(axes, np.isin(labels, members), shade, "solid", 1.1, 3)
+        axes.set(xlim=(-1, image.shape[1]), ylim=(image.shape[0], -1))  # outlines may run along the border
         base = low + field[1] + 0.05
-        verdict_lines = textwrap.wrap(verdict, _characters(cell[0]))
-        for at, (line, shade) in enumerate(
-            reversed([*[(line, "black") for line in lines], *[(line, ink) for line in verdict_lines]])
-        ):
-            weight = "bold" if shade == _VERDICTS["fails"][1] else "normal"
+        for at, line in enumerate(reversed([*lines, verdict] if verdict else lines)):
+            said = bool(verdict) and at == 0
             place = left / size[0], (base + 0.13 * at) / size[1]
-            figure.text(*place, line, fontsize=7.5, color=shade, weight=weight, va="bottom")
+            weight = "bold" if said and panel is not None and panel.verdict == "fails" else "normal"
+            figure.text(*place, line, fontsize=7.5, color=ink if said else "black", weight=weight, va="bottom")
     _legend(figure, dict(zip(classes, shades, strict=True)))
     return png_bytes(figure)
 
@@ -135,6 +134,16 @@ def _legend(figure: Figure, classes: dict[str, str]) -> None:
 def _characters(inches: float) -> int:
     """How many characters of a panel's heading fit."""
     return int((inches - _GAP) * 16.5)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Lines of at most ``width`` characters; names of layers are broken at their dots, and anywhere if need be."""
+    lines = [""]
+    for piece in re.findall(rf"[^ ._]{{1,{width - 1}}}[ ._]*|[ ._]+", text):
+        if len(lines[-1]) + len(piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]
 
 
 def _shorten(text: str, most: int) -> str:
