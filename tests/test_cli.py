@@ -41,7 +41,7 @@ class Calls(list[tuple[tuple[Any, ...], dict[str, Any]]]):
 def test_help_lists_every_verb_and_needs_no_torch() -> None:
     code = "import sys, foveate.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    for verb in ("check", "train", "predict", "evaluate", "labels-needed", "demo", "bench"):
+    for verb in ("check", "train", "predict", "explain", "evaluate", "labels-needed", "demo", "bench"):
         assert f" {verb} " in result.stdout
     assert result.stdout.strip().endswith("False")
 

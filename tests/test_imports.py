@@ -22,6 +22,7 @@ ORDER = [
     ("metrics",),  # metrics and report stand below the engine, because training ends by writing its report
     ("choose",),
     ("report",),
+    ("explanations",),
     ("engine",),
     ("bench",),
     ("demo",),

@@ -12,12 +12,13 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "check", "evaluate", "labels_needed", "load", "train"]
+__all__ = ["__version__", "check", "evaluate", "explain", "labels_needed", "load", "train"]
 
 _HOMES = {
     "check": "foveate.cohort.check",
     "train": "foveate.engine.train",
     "load": "foveate.predict.predictor",
+    "explain": "foveate.explanations.explain",
     "evaluate": "foveate.metrics.evaluation",
     "labels_needed": "foveate.choose.labels_needed",
 }

@@ -138,6 +138,26 @@ def predict(
 
 
 @app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(help="Run folder, or the model folder in it.", metavar="RUN")],
+    input_: Annotated[Path, typer.Argument(help="An image or a folder of images.", metavar="INPUT")],
+    out: Annotated[Path, typer.Argument(help="Folder for maps and pictures: absent or empty.", metavar="OUT")],
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Of Grad-CAM; may be repeated. By default bottleneck and last decoder stage but one."),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Attention maps, Grad-CAM and Seg-Grad-CAM on each image's own grid, each tested with random weights."""
+    from foveate.explanations.explain import explain as explain_scans
+
+    with _bar("scans explained") as progress:
+        found = explain_scans(run, input_, out, layers=layer or (), device=device or "auto", progress=progress)
+    for line in (*found.pictures, *found.notes):
+        typer.echo(str(line))
+
+
+@app.command()
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder of segmentations.", metavar="PREDICTIONS")],
     labels: Annotated[Path, typer.Argument(help="Folder of labels, or a dataset folder.", metavar="LABELS")],

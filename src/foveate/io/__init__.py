@@ -10,6 +10,7 @@ from foveate.io.files import (
     read_image,
     read_label,
     write_label,
+    write_map,
 )
 from foveate.io.grid import corner_distance, tolerance
 from foveate.io.volume import Volume
@@ -27,4 +28,5 @@ __all__ = [
     "read_label",
     "tolerance",
     "write_label",
+    "write_map",
 ]

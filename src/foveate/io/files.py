@@ -10,8 +10,8 @@ import numpy as np
 from foveate.errors import FoveateError, InputError, Problem, refuse
 from foveate.files import write_atomic
 from foveate.io.grid import corner_distance, tolerance
-from foveate.io.nifti import Inspected, inspect_nifti, inspect_nifti_label, nifti_label_bytes
-from foveate.io.picture import inspect_picture, inspect_picture_label, picture_label_bytes
+from foveate.io.nifti import Inspected, inspect_nifti, inspect_nifti_label, nifti_bytes
+from foveate.io.picture import inspect_picture, inspect_picture_label, picture_label_bytes, picture_map_bytes
 from foveate.io.volume import Volume
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -126,7 +126,29 @@ def write_label(path: Path, labels: np.ndarray, like: Volume) -> None:
     if like.dims == 2:
         content = picture_label_bytes(labels)
     else:
-        content = nifti_label_bytes(labels, like, gzipped=suffix == ".nii.gz")
+        content = nifti_bytes(np.asarray(labels, np.uint8), like, gzipped=suffix == ".nii.gz")
+    _write(path, content)
+
+
+def write_map(path: Path, values: np.ndarray, like: Volume) -> None:
+    """Write numbers ``[*S]`` on the grid of ``like``: float32 NIfTI (.nii, .nii.gz), or TIFF (.tif) for a picture.
+
+    The file appears whole or not at all, as in ``write_label``.
+    Raises InputError for a name or shape that cannot be written, FoveateError when the disk refuses.
+    """
+    path = Path(path)
+    suffix = image_suffix(path)
+    expected = (".tif", ".tiff") if like.dims == 2 else NIFTI_SUFFIXES
+    if suffix not in expected:
+        raise refuse(path, "name", path.suffix or "no suffix", " or ".join(expected), "Change the output's name.")
+    if tuple(values.shape) != like.shape:
+        raise refuse(path, "shape", values.shape, f"{like.shape}, the image's", "Restore it to the image's grid.")
+    values = np.asarray(values, np.float32)
+    content = picture_map_bytes(values) if like.dims == 2 else nifti_bytes(values, like, gzipped=suffix == ".nii.gz")
+    _write(path, content)
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)

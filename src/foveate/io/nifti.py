@@ -78,9 +78,9 @@ def whole_numbers(path: Path, data: np.ndarray) -> tuple[np.ndarray | None, list
     return data.astype(np.uint8 if low >= 0 and high <= 255 else np.int32), problems
 
 
-def nifti_label_bytes(labels: np.ndarray, like: Volume, *, gzipped: bool) -> bytes:
-    """A uint8 NIfTI-1 file whose sform and qform both hold ``like``'s affine."""
-    image = nib.Nifti1Image(np.asarray(labels, dtype=np.uint8), like.affine)
+def nifti_bytes(array: np.ndarray, like: Volume, *, gzipped: bool) -> bytes:
+    """A NIfTI-1 file of ``array [*S]`` in its own type, whose sform and qform both hold ``like``'s affine."""
+    image = nib.Nifti1Image(array, like.affine)
     code = int(like.meta.get("sform_code") or like.meta.get("qform_code") or 1)
     image.set_sform(like.affine, code)
     image.set_qform(like.affine, code)

@@ -82,6 +82,13 @@ def picture_label_bytes(labels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def picture_map_bytes(values: np.ndarray) -> bytes:
+    """A float32 TIFF of numbers ``[H, W]``."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.ascontiguousarray(values, dtype=np.float32))
+    return buffer.getvalue()
+
+
 def _volume(path: Path, array: np.ndarray, stored: str) -> Volume:
     return Volume(array, np.eye(4), path, {"format": "picture", "stored": stored})
 

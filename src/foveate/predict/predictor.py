@@ -25,7 +25,7 @@ from foveate.networks import build_network
 from foveate.predict.device import bfloat16_pays, pick_device
 from foveate.predict.model_file import DESCRIPTION, WEIGHTS, find_model, load_model
 from foveate.predict.resample import Restorer, way_back
-from foveate.predict.sliding import Scan, Windows, divide, place_windows, roll
+from foveate.predict.sliding import Forward, Scan, Windows, divide, place_windows, roll
 from foveate.predict.views import View, draw_views
 from foveate.tasks import TASKS, Segmentation, build_task
 
@@ -117,6 +117,35 @@ class Predictor:
         decode = partial(self.task.decode, sureness=sureness)
         return self._label(tensor, Grid.unchanged(tensor.shape[1:]), Averaging(views=views), 0.5, decode)
 
+    def maps(self, volume: Volume, count: int, forward: Forward) -> np.ndarray:
+        """Other maps than logits, blended over windows as the prediction is, on the scan's own grid: float32
+        ``[count, *S]``.
+
+        forward: windows ``[B, C, *window]`` on the device -> maps ``[B, count, *window]`` float32; one at a time.
+        Raises InputError when the volume does not fit the model.
+        """
+        image, grid = prepare_volume(volume, self.plan)
+        out = np.zeros((count, *grid.original_shape), np.float32)
+        with torch.no_grad():
+            scan = Scan(image, self._windows(grid.prepared_shape, 0.5), count, forward, 1, self.device)
+            _sweep(scan, grid, lambda maps: maps, out)
+        return out
+
+    def patch(self, volume: Volume, labels: np.ndarray) -> Tensor:
+        """The part ``[1, C, *patch]`` of a scan, prepared and on the device, in the middle of what ``labels [*S]``
+        mark, or of the scan where they mark nothing."""
+        image, grid = prepare_volume(volume, self.plan)
+        windows = self._windows(grid.prepared_shape, 0.5, whole=False)
+        marked = np.argwhere(grid.to_canonical(labels))
+        share = (marked.mean(0) + 0.5) / grid.canonical_shape if len(marked) else np.full(self.plan.dims, 0.5)
+        corner = []
+        for axis, n in enumerate(grid.prepared_shape):
+            middle = round(share[axis] * n) + windows.before[axis]
+            room = windows.padded[axis] - windows.size[axis]
+            corner.append(min(max(middle - windows.size[axis] // 2, 0), room))
+        scan = Scan(image, windows, self.task.channels, self.answer, 1, self.device)
+        return scan.cut(corner)[None].to(self.device)
+
     def read(self, files: Sequence[Path], missing: Sequence[int] = ()) -> Volume:
         """The files of one case, which are its channels but for the numbers ``missing``. Raises InputError when the
         model wants other channels."""
@@ -141,26 +170,19 @@ class Predictor:
         self, image: Tensor, grid: Grid, averaging: Averaging, overlap: float, decode: Callable[[Tensor], Tensor]
     ) -> np.ndarray:
         windows = self._windows(grid.prepared_shape, overlap)
-        taps = way_back(grid)
         labels = np.zeros(grid.original_shape, np.uint8)
-        canonical = grid.to_canonical(labels)
-        voxels = math.prod(windows.size)
-        batch = max(1, min(self.batch, ACTIVATIONS // (voxels * self._bytes_per_voxel)))
-        # A single window has its logits in memory already: dividing it would only compute it again.
-        budget = max(SUMS, 8 * voxels * (self.task.channels + 1)) if windows.single else SUMS
-        axis, columns = divide(windows, taps, self.task.channels, budget)
-        scan = Scan(image, windows, self.task.channels, partial(self._logits, averaging=averaging), batch, self.device)
-        for column in columns:
-            roll(scan, column, axis, Restorer(column, axis, taps, windows.before, decode, canonical))
+        batch = max(1, min(self.batch, ACTIVATIONS // (math.prod(windows.size) * self._bytes_per_voxel)))
+        forward = partial(self._logits, averaging=averaging)
+        _sweep(Scan(image, windows, self.task.channels, forward, batch, self.device), grid, decode, labels)
         return labels
 
-    def _windows(self, shape: tuple[int, ...], overlap: float) -> Windows:
-        """One window as large as the volume where memory allows, else windows of the plan's patch."""
-        whole = tuple(math.ceil(n / stride) * stride for n, stride in zip(shape, self.strides, strict=True))
+    def _windows(self, shape: tuple[int, ...], overlap: float, whole: bool = True) -> Windows:
+        """One window as large as the volume where memory allows and ``whole``, else windows of the plan's patch."""
+        full = tuple(math.ceil(n / stride) * stride for n, stride in zip(shape, self.strides, strict=True))
         patch = self.plan.patch
-        size = whole
-        if math.prod(whole) * self._bytes_per_voxel > ACTIVATIONS:
-            size = tuple(min(n, p) for n, p in zip(whole, patch, strict=True))
+        size = full
+        if not whole or math.prod(full) * self._bytes_per_voxel > ACTIVATIONS:
+            size = tuple(min(n, p) for n, p in zip(full, patch, strict=True))
         # Instance normalisation needs more than one voxel on the coarsest grid.
         if size == self.strides:
             size = tuple(max(n, p) for n, p in zip(size, patch, strict=True))
@@ -179,12 +201,12 @@ class Predictor:
         flips = [c for n in range(len(averaging.mirror) + 1) for c in itertools.combinations(averaging.mirror, n)]
         for flip in flips:
             axes = [axis + 2 for axis in flip]
-            logits = self._answer(x.flip(axes) if axes else x)
+            logits = self.answer(x.flip(axes) if axes else x)
             logits = logits.flip(axes) if axes else logits
             total = logits if total is None else total.add_(logits)
         assert total is not None
         for view in averaging.views:
-            total += view.back(self._answer(view.of(x)))
+            total += view.back(self.answer(view.of(x)))
         if len(flips) + len(averaging.views) > 1:
             total /= len(flips) + len(averaging.views)
         if not total.sum().isfinite():
@@ -194,7 +216,8 @@ class Predictor:
             )
         return total
 
-    def _answer(self, x: Tensor) -> Tensor:
+    def answer(self, x: Tensor) -> Tensor:
+        """Logits ``[B, K, *S]`` in float32 of what lies on the device, ``[B, C, *S]``."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits: Tensor = self.network(x)
         return logits.float()
@@ -225,6 +248,17 @@ class Predictor:
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
             raise refuse("array", "affine", affine.tolist(), "an invertible 4x4 matrix of numbers", "Correct it.")
         return Volume(array if array.ndim == dims + 1 else array[None], affine)
+
+
+def _sweep(scan: Scan, grid: Grid, decode: Callable[[Tensor], Tensor], out: np.ndarray) -> None:
+    """Fill ``out [..., *S]``, on the grid of the input, with what ``decode`` makes of the blended windows."""
+    taps, windows = way_back(grid), scan.windows
+    # A single window has its logits in memory already: dividing it would only compute it again.
+    budget = max(SUMS, 8 * math.prod(windows.size) * (scan.channels + 1)) if windows.single else SUMS
+    axis, columns = divide(windows, taps, scan.channels, budget)
+    canonical = grid.to_canonical(out)
+    for column in columns:
+        roll(scan, column, axis, Restorer(column, axis, taps, windows.before, decode, canonical))
 
 
 def load(run: str | Path, device: str | torch.device = "auto", precision: Precision = "auto") -> Predictor:

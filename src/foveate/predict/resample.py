@@ -1,4 +1,4 @@
-"""From sums of logits on the prepared grid to labels on the input's own grid, a few rows at a time."""
+"""From sums of logits (or other maps) on the prepared grid to the input's own grid, a few rows at a time."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def way_back(grid: Grid) -> list[Taps]:
 
 
 class Restorer:
-    """Writes the labels of one column into the output: ``roll`` calls it with each final stretch of rows.
+    """Writes one column of the output: ``roll`` calls it with each final stretch of rows.
 
     taps: see ``way_back``. before: padding in front of the prepared volume per axis. decode: logits
-    ``[1, K, *S]`` -> labels ``[1, *S]`` uint8. labels: canonical view ``[*S]`` of the output.
+    ``[1, K, *S]`` -> labels ``[1, *S]``, or other maps -> ``[1, M, *S]``. out: canonical view ``[*S]`` or
+    ``[M, *S]`` of the output.
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class Restorer:
         taps: Sequence[Taps],
         before: Sequence[int],
         decode: Callable[[Tensor], Tensor],
-        labels: np.ndarray,
+        out: np.ndarray,
     ) -> None:
         self.axis, self.before, self.decode = axis, before[axis], decode
         self.across = {a: taps[a].rows(*column.out[a])[0] for a in range(len(taps)) if a != axis}
         self.along = taps[axis]
-        self.labels = labels[tuple(slice(*bounds) if a != axis else slice(None) for a, bounds in enumerate(column.out))]
+        own = (slice(*bounds) if a != axis else slice(None) for a, bounds in enumerate(column.out))
+        self.out = out[(..., *own)]
+        self.shape = self.out.shape[-len(taps) :]
         self.next = 0
         # Output row i can be made once all prepared rows up to reach[i] are final; it reads from first[i] on.
         self.first = (self.along.index.amin(1) + self.before).tolist()
@@ -49,7 +52,7 @@ class Restorer:
         stop = self.next
         while stop < len(self.reach) and self.reach[stop] < final:
             stop += 1
-        row = 4 * len(sums) * math.prod(n for a, n in enumerate(self.labels.shape) if a != self.axis)
+        row = 4 * len(sums) * math.prod(n for a, n in enumerate(self.shape) if a != self.axis)
         step = max(1, SLAB // row)
         for start in range(self.next, stop, step):
             self._write(sums, weights, base, start, min(stop, start + step))
@@ -63,6 +66,6 @@ class Restorer:
         ways = {**self.across, self.axis: part}
         for axis in sorted(ways, key=lambda a: len(ways[a].index) / ways[a].n_in):  # what shrinks goes first
             logits = resample_axis(logits, axis + 1, ways[axis])
-        place = [slice(None)] * self.labels.ndim
+        place = [slice(None)] * len(self.shape)
         place[self.axis] = slice(start, stop)
-        self.labels[tuple(place)] = self.decode(logits[None])[0].cpu().numpy()
+        self.out[(..., *place)] = self.decode(logits[None])[0].cpu().numpy()

@@ -51,30 +51,63 @@ def case_views(
     Each plane is the slice where the label, or without one the prediction, is largest, around all structures.
     """
     maps = [np.asarray(prediction), *([np.asarray(label)] if label is not None else [])]
-    if image.ndim == 2:
-        return [View("picture", _picture(image, maps, values, 1.0, _window(image)))]
-    if affine is not None:
-        image, *maps = (_to_ras(array, affine) for array in (image, *maps))
-        spacing = _ras_spacing(affine)
     wanted = [value for group in values for value in group]
     structures = [np.isin(labels, wanted) for labels in maps]
-    field = _field(np.logical_or.reduce(structures), spacing)
     # The label, where it shows anything, says where to look: a bad prediction must not lead the eye elsewhere.
     shown = next((mask for mask in reversed(structures) if mask.any()), structures[0])
-    window = _window(image)
+    window = intensity_window(image)
+    views = []
+    for cut in cuts(shown, np.logical_or.reduce(structures), spacing, affine):
+        drawn = _picture(cut.of(image), [cut.of(labels) for labels in maps], values, cut.aspect, window, cut.marks)
+        views.append(View(cut.title, drawn))
+    return views
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A slice to show. title: for people. aspect: height of its pixels over their width. marks: letters for left,
+    right, top and bottom, None where sides are not known. mm: size of a voxel across the slice."""
+
+    title: str
+    aspect: float
+    marks: tuple[str, str, str, str] | None
+    mm: float
+    axis: int | None
+    index: int
+    field: tuple[slice, ...]
+    affine: np.ndarray | None
+
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """The slice ``[rows, columns]`` of an array ``[*S]`` of the scan."""
+        if self.axis is None:
+            return array
+        array = array if self.affine is None else _to_ras(array, self.affine)
+        return _plane(array[self.field], self.axis, self.index, self.affine is not None)
+
+
+def cuts(
+    shown: np.ndarray, structures: np.ndarray, spacing: Sequence[float], affine: np.ndarray | None = None
+) -> list[Cut]:
+    """Axial, coronal and sagittal slice where the mask ``shown`` is largest, around all ``structures``; a picture as it
+    is. Other arguments: see ``case_views``."""
+    if shown.ndim == 2:
+        return [Cut("picture", 1.0, None, 1.0, None, 0, (), None)]
+    if affine is not None:
+        shown, structures = (_to_ras(array, affine) for array in (shown, structures))
+        spacing = _ras_spacing(affine)
+    field = _field(structures, spacing)
     names = ("sagittal", "coronal", "axial") if affine is not None else ("axis 1", "axis 2", "axis 3")
     sides = (("A", "P", "S", "I"), ("R", "L", "S", "I"), ("R", "L", "A", "P"))
-    views = []
+    found = []
     for axis in (2, 1, 0):
         across = tuple(other for other in range(3) if other != axis)
         index = _best_slice(shown, axis)
         around = tuple(slice(None) if other == axis else field[other] for other in range(3))
-        plane = [_plane(array[around], axis, index, affine is not None) for array in (image, *maps)]
         aspect = spacing[across[1]] / spacing[across[0]]
-        title = f"{names[axis]}, slice {index + 1} of {image.shape[axis]}"
+        title = f"{names[axis]}, slice {index + 1} of {shown.shape[axis]}"
         marks = sides[axis] if affine is not None else None
-        views.append(View(title, _picture(plane[0], plane[1:], values, aspect, window, marks)))
-    return views
+        found.append(Cut(title, aspect, marks, float(spacing[axis]), axis, index, around, affine))
+    return found
 
 
 def _to_ras(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -111,7 +144,8 @@ def _plane(array: np.ndarray, axis: int, index: int, radiological: bool) -> np.n
     return plane[::-1, ::-1] if radiological else plane
 
 
-def _window(image: np.ndarray) -> tuple[float, float]:
+def intensity_window(image: np.ndarray) -> tuple[float, float]:
+    """The intensities shown as black and as white."""
     finite = image[np.isfinite(image)]
     low, high = np.percentile(finite, [0.5, 99.5]) if finite.size else (0.0, 1.0)
     return float(low), float(high) if high > low else float(low) + 1.0
@@ -135,26 +169,31 @@ def _picture(
     styles = (("dashed", 1.6, 3), ("solid", 1.3, 2))
     for labels, (style, thickness, order) in zip(maps, styles, strict=False):
         for group, colour in zip(values, colours(len(values)), strict=True):
-            _outline(axes, np.isin(labels, list(group)), colour, style, thickness, order)
-    if marks is not None:
-        # At the middle of each side, eight points inwards, however flat the picture is.
-        for letter, (x, y) in zip(marks, ((0, 0.5), (1, 0.5), (0.5, 1), (0.5, 0)), strict=True):
-            letters = axes.annotate(
-                letter,
-                (x, y),
-                (8 * (1 - 2 * x), 8 * (1 - 2 * y)),
-                xycoords="axes fraction",
-                textcoords="offset points",
-                color="white",
-                fontsize=10,
-                ha="center",
-                va="center",
-            )
-            letters.set_path_effects([withStroke(linewidth=2, foreground="black")])
-    return _png(figure, colours=160)
+            outline(axes, np.isin(labels, list(group)), colour, style, thickness, order)
+    mark_sides(axes, marks)
+    return png_bytes(figure, colours=160)
 
 
-def _outline(axes: Any, mask: np.ndarray, colour: str, style: str, thickness: float, order: int) -> None:
+def mark_sides(axes: Any, marks: tuple[str, str, str, str] | None) -> None:
+    """Letters at the left, right, top and bottom of a picture."""
+    # At the middle of each side, eight points inwards, however flat the picture is.
+    for letter, (x, y) in zip(marks or (), ((0, 0.5), (1, 0.5), (0.5, 1), (0.5, 0)), strict=False):
+        letters = axes.annotate(
+            letter,
+            (x, y),
+            (8 * (1 - 2 * x), 8 * (1 - 2 * y)),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            color="white",
+            fontsize=10,
+            ha="center",
+            va="center",
+        )
+        letters.set_path_effects([withStroke(linewidth=2, foreground="black")])
+
+
+def outline(axes: Any, mask: np.ndarray, colour: str, style: str, thickness: float, order: int) -> None:
+    """The border of ``mask [rows, columns]``; style: solid or dashed. thickness: in points."""
     if not mask.any():
         return
     # Padding closes the outline of a structure that runs into the border.
@@ -206,7 +245,7 @@ def curve_picture(curves: dict[str, list[dict[str, Any]]], key: str, title: str,
     if len(curves) > 1:
         axes.legend(fontsize=8, frameon=False, labelcolor=ink)
     figure.tight_layout(pad=0.6)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _series(records: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -221,7 +260,7 @@ def _running_median(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(padded, window), axis=-1))
 
 
-def _png(figure: Figure, colours: int | None = None) -> bytes:
+def png_bytes(figure: Figure, colours: int | None = None) -> bytes:
     """The figure as PNG; with ``colours`` reduced to a palette, a third of the size."""
     out = io.BytesIO()
     FigureCanvasAgg(figure).print_png(out)

@@ -1,0 +1,91 @@
+"""Every map of a network for a window: one forward pass, and a backward pass for each class and kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from foveate.errors import refuse
+from foveate.explanations.attention import attention_blocks, watching, weighs_channels
+from foveate.explanations.grad_cam import class_activation, default_layers, find_layers, frozen, recording
+from foveate.layers import interpolate
+from foveate.tasks import Segmentation
+
+Kind = Literal["attention", "seg_grad_cam", "grad_cam"]
+
+
+@dataclass(frozen=True)
+class MapName:
+    """One map. layer: name of the block or layer in the network. channel: of the logits, for class activations."""
+
+    kind: Kind
+    layer: str
+    channel: int | None = None
+    of: str = ""  # the class
+
+
+class Explainer:
+    """The maps of a network for windows.
+
+    answer: windows ``[B, C, *window]`` -> logits ``[B, K, *window]``, by running ``network``. layers: names of those
+    that class activations are taken at; by default see ``default_layers``.
+    Raises InputError for a layer that the network does not have.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        task: Segmentation,
+        answer: Callable[[Tensor], Tensor],
+        layers: Sequence[str] = (),
+    ) -> None:
+        self.network, self.task, self.answer = network, task, answer
+        self.layers = find_layers(network, list(layers) or default_layers(network))
+        self.blocks = attention_blocks(network)
+        # Block -> sums over windows of its channel weights [C], and how many windows these were.
+        self.channel_weights: dict[str, tuple[Tensor, int]] = {}
+
+    def regions(self, x: Tensor) -> Tensor:
+        """Where the network's label of ``x`` belongs to each channel: 0 or 1, ``[B, K, *window]``."""
+        with torch.no_grad():
+            return self._regions(self.answer(x))
+
+    def __call__(self, x: Tensor, regions: Tensor | None = None) -> dict[MapName, Tensor]:
+        """Every map of windows ``x [B, C, *window]``, each ``[B, 1, *window]`` in float32.
+
+        regions: over which Seg-Grad-CAM sums the logits; by default what is predicted here.
+        """
+        size = tuple(x.shape[2:])
+        maps = {}
+        with torch.enable_grad(), frozen(self.network):
+            with watching(self.blocks) as weights, recording(self.layers) as features:
+                logits = self.answer(x)
+            for block, found in weights.items():
+                if weighs_channels(found, size):
+                    self._add_channel_weights(block, found)
+                else:
+                    maps[MapName("attention", block)] = found.mean(1, keepdim=True)
+            if missing := [layer for layer in self.layers if layer not in features]:
+                fix = "Name a layer that the network runs, and not only its weights."
+                raise refuse("network", "layer", f"{missing[0]}, which did not run", "one that runs", fix)
+            inside = self._regions(logits.detach()) if regions is None else regions
+            whole = torch.ones_like(inside)
+            kinds: tuple[tuple[Kind, Tensor], ...] = (("seg_grad_cam", inside), ("grad_cam", whole))
+            for kind, where in kinds:
+                for channel, of in enumerate(self.task.classes, self.task.first):
+                    score = (logits[:, channel] * where[:, channel]).sum()
+                    activations = class_activation(score, list(features.values()))
+                    for layer, activation in zip(features, activations, strict=True):
+                        maps[MapName(kind, layer, channel, of)] = activation
+        return {name: interpolate(values, size) for name, values in maps.items()}
+
+    def _regions(self, logits: Tensor) -> Tensor:
+        return self.task.encode(self.task.decode(logits)).values
+
+    def _add_channel_weights(self, block: str, weights: Tensor) -> None:
+        total, count = self.channel_weights.get(block, (torch.zeros(weights.shape[1]), 0))
+        self.channel_weights[block] = (total + weights.flatten(1).sum(0).cpu(), count + len(weights))

@@ -1,0 +1,150 @@
+"""One picture of a scan: the predicted mask first, then every map on the same slice, with what its check said."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from foveate.explanations.randomise import Verdict
+from foveate.report.pictures import Cut, colours, cuts, intensity_window, mark_sides, outline, png_bytes
+
+# In inches: side of a panel's field, its heading, room for the colour bar and between panels.
+_SIDE, _HEAD, _BAR, _GAP = 2.3, 0.72, 0.62, 0.14
+_MOST_COLUMNS, _DPI = 5, 120
+_VERDICTS: dict[Verdict, tuple[str, str]] = {
+    "passes": ("passes the randomisation check", "#1d6b3a"),
+    "fails": ("FAILS the randomisation check", "#b3261e"),
+    "empty": ("not checked: empty in the patch", "#6a5a00"),
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One map to draw. values: the slice ``[rows, columns]``. title: for people. verdict: of its check."""
+
+    values: np.ndarray
+    title: str
+    verdict: Verdict
+
+
+def best_cut(mask: np.ndarray, spacing: Sequence[float], affine: np.ndarray | None) -> Cut:
+    """The slice of the report's three that lies across the thickest voxels, so that its own pixels are finest.
+
+    mask: what was predicted ``[*S]``. Axial where voxels are cubes.
+    """
+    return max(cuts(mask, mask, spacing, affine), key=lambda cut: round(cut.mm, 3))
+
+
+def overview(
+    title: str,
+    image: np.ndarray,
+    labels: np.ndarray,
+    classes: dict[str, tuple[int, ...]],
+    cut: Cut,
+    panels: Sequence[Panel],
+) -> bytes:
+    """The picture as PNG. image, labels: slices ``[rows, columns]`` of the scan and of its prediction."""
+    height, width = (image.shape[0] + 1) * cut.aspect, image.shape[1] + 1
+    scale = _SIDE / max(height, width)
+    # A long, thin slice still needs room for its heading and colour bar.
+    field = max(width * scale, 0.5 * _SIDE), max(height * scale, 0.5 * _SIDE)
+    cell = field[0] + _BAR + _GAP, field[1] + _HEAD + _GAP
+    columns = min(len(panels) + 1, _MOST_COLUMNS, max(2, math.ceil(math.sqrt(1.5 * (len(panels) + 1)))))
+    rows = math.ceil((len(panels) + 1) / columns)
+    top, bottom = 0.45, 0.34
+    size = max(columns * cell[0] + _GAP, 4.0), rows * cell[1] + top + bottom
+    figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
+    heading = f"{_shorten(title, int(size[0] * 9) - len(cut.title) - 3)} – {cut.title}"
+    figure.text(_GAP / size[0], 1 - 0.5 * top / size[1], heading, fontsize=11, weight="bold", va="center")
+    values, shades = list(classes.values()), colours(len(classes))
+    for number in range(len(panels) + 1):
+        row, column = divmod(number, columns)
+        left, low = _GAP + column * cell[0], size[1] - top - (row + 1) * cell[1] + _GAP
+        axes = figure.add_axes((left / size[0], low / size[1], field[0] / size[0], field[1] / size[1]))
+        axes.axis("off")
+        panel = panels[number - 1] if number else None
+        if panel is None:
+            black, white = intensity_window(image)
+            axes.imshow(image, cmap="gray", vmin=black, vmax=white, aspect=cut.aspect, interpolation="bilinear")
+            mark_sides(axes, cut.marks)
+            lines, verdict, ink = ["Prediction", "the model's answer"], "", "black"
+        else:
+            bar = (left + field[0] + 0.06) / size[0], low / size[1], 0.09 / size[0], field[1] / size[1]
+            _draw_map(figure, axes, panel.values, cut.aspect, bar)
+            lines, (verdict, ink) = _wrap(panel.title, _characters(cell[0]))[:4], _VERDICTS[panel.verdict]
+        for members, shade in zip(values, shades, strict=True):
+            outline(axes, np.isin(labels, members), shade, "solid", 1.1, 3)
+        axes.set(xlim=(-1, image.shape[1]), ylim=(image.shape[0], -1))  # outlines may run along the border
+        base = low + field[1] + 0.05
+        for at, line in enumerate(reversed([*lines, verdict] if verdict else lines)):
+            said = bool(verdict) and at == 0
+            place = left / size[0], (base + 0.13 * at) / size[1]
+            weight = "bold" if said and panel is not None and panel.verdict == "fails" else "normal"
+            figure.text(*place, line, fontsize=7.5, color=ink if said else "black", weight=weight, va="bottom")
+    _legend(figure, dict(zip(classes, shades, strict=True)))
+    return png_bytes(figure)
+
+
+def _draw_map(
+    figure: Figure, axes: Any, values: np.ndarray, aspect: float, bar: tuple[float, float, float, float]
+) -> None:
+    low, high = (float(v) for v in (values.min(), values.max()))
+    high = high if high > low else low + 1.0
+    drawn = axes.imshow(values, cmap="magma", vmin=low, vmax=high, aspect=aspect, interpolation="nearest")
+    scale = figure.colorbar(drawn, cax=figure.add_axes(bar), ticks=[low, high])
+    scale.ax.set_yticklabels([f"{low:.2g}", f"{high:.2g}"], fontsize=7)
+    scale.ax.tick_params(length=2, pad=2)
+    for label, side in zip(scale.ax.get_yticklabels(), ("bottom", "top"), strict=True):
+        label.set_verticalalignment(side)
+
+
+def _legend(figure: Figure, classes: dict[str, str]) -> None:
+    """Classes by colour below the panels, as many as fit in one row."""
+    width, height = figure.get_size_inches()
+    room, shown = int(width * 11), {}
+    for name, shade in classes.items():
+        label = _shorten(name, 24)
+        room -= len(label) + 6
+        if room < 0:
+            label = f"and {len(classes) - len(shown)} more"
+            shown[label] = "none"
+            break
+        shown[label] = shade
+    handles = [Patch(facecolor=shade, edgecolor=shade, label=label) for label, shade in shown.items()]
+    figure.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0.05 / width, 0.02 / height),
+        ncols=len(handles),
+        fontsize=8,
+        frameon=False,
+        handlelength=1.0,
+        handleheight=1.0,
+        columnspacing=1.2,
+    )
+
+
+def _characters(inches: float) -> int:
+    """How many characters of a panel's heading fit."""
+    return int((inches - _GAP) * 16.5)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Lines of at most ``width`` characters; names of layers are broken at their dots, and anywhere if need be."""
+    lines = [""]
+    for piece in re.findall(rf"[^ ._]{{1,{width - 1}}}[ ._]*|[ ._]+", text):
+        if len(lines[-1]) + len(piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: max(most - 1, 1)] + "…"
