@@ -41,6 +41,7 @@ class MethodConfig(Strict):
     start: fraction of training before unlabelled scans enter; none: the method's own. ramp: fraction over which their
     weight grows.
     confidence: a voxel teaches only where the teacher's highest probability reaches this value; none: the method's own.
+    gibbs_steps, persistent: of deep_belief alone: steps of a chain, and whether it goes on from the last step's end.
     """
 
     # No method has measured better than the baseline everywhere; docs/benchmarks.md says what was measured.
@@ -49,6 +50,8 @@ class MethodConfig(Strict):
     start: float | None = Field(default=None, ge=0, lt=1)
     ramp: float = Field(default=0.1, ge=0, le=1)
     confidence: float | None = Field(default=None, ge=0, lt=1)
+    gibbs_steps: int = Field(default=1, ge=1)
+    persistent: bool = False
 
 
 class OptimiserConfig(Strict):
