@@ -54,6 +54,13 @@ class MethodConfig(Strict):
     persistent: bool = False
 
 
+class PretrainConfig(Strict):
+    """Pre-training on all scans within the run: a name of PRETRAINING, or none; share: of the bound that it takes."""
+
+    name: str | None = None
+    share: float = Field(default=0.3, gt=0, lt=1)
+
+
 class OptimiserConfig(Strict):
     """AdamW, linear warm-up, polynomial decay to zero at the end of the bound; EMA weights are the model."""
 
@@ -94,7 +101,7 @@ class Config(Strict):
 
     validation: labelled cases held back to show a validation Dice, which chooses nothing; ``auto`` holds back a tenth
     once there are twenty labelled cases: with fewer, every label is worth more in training.
-    init: run or model folder whose weights training starts from.
+    init: run or model folder whose weights training starts from. pretrain: weights made within the run, to start from.
     unlabelled_outliers: unlabelled scans that look unlike the cohort are set aside, or kept and only said.
     """
 
@@ -105,6 +112,7 @@ class Config(Strict):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     network: NetworkConfig = NetworkConfig()
     init: str | None = None
+    pretrain: PretrainConfig = PretrainConfig()
     method: MethodConfig = MethodConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -116,9 +124,9 @@ class Config(Strict):
     @model_validator(mode="before")
     @classmethod
     def names_are_enough(cls, data: Any) -> Any:
-        """``method: supervised`` is short for ``method: {name: supervised}``; so is ``network``."""
+        """``method: supervised`` is short for ``method: {name: supervised}``; so are ``network`` and ``pretrain``."""
         if isinstance(data, dict):
-            for key in ("method", "network"):
+            for key in ("method", "network", "pretrain"):
                 if isinstance(data.get(key), str):
                     data = {**data, key: {"name": data[key]}}
         return data
@@ -155,7 +163,7 @@ def load_config(
         _assign(data, key.strip().split("."), value)
     for key, value in values.items():
         if value is not None:
-            _assign(data, [key, "name"] if key in ("method", "network") else [key], value)
+            _assign(data, [key, "name"] if key in ("method", "network", "pretrain") else [key], value)
     # A bound given on the command line replaces the other bound from the file.
     for given, other in (("minutes", "steps"), ("steps", "minutes")):
         if values.get(given) is not None and values.get(other) is None:

@@ -1,4 +1,4 @@
-"""The machine is the one that the equations define: enumeration, adjoint, exact distributions, and what is taken over."""
+"""The machine is what the equations define: enumeration, adjoint, exact distributions, and what is taken over."""
 
 import itertools
 

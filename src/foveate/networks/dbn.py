@@ -1,4 +1,4 @@
-"""Deep belief network: a stack of convolutional restricted Boltzmann machines over the first convolutions of an encoder.
+"""Deep belief network: convolutional restricted Boltzmann machines, stacked over the first convolutions of an encoder.
 
 Sources: Hinton, Osindero & Teh, "A fast learning algorithm for deep belief nets", Neural Computation 2006; Lee et al.,
 "Convolutional deep belief networks", ICML 2009; Hinton, "A practical guide to training restricted Boltzmann machines",
