@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -23,9 +24,11 @@ SPLITS, RESULTS = BENCHMARKS / "splits", BENCHMARKS / "results"
 sys.path.insert(0, str(BENCHMARKS))
 
 import common  # noqa: E402
+import dbn_volume  # noqa: E402
 import throughput  # noqa: E402
 
-SECTIONS = ("hippocampus", "hippocampus-validation", "left-atrium", "throughput", "memory", "metrics", "modalities")
+SECTIONS = ("hippocampus", "hippocampus-validation", "left-atrium", "throughput", "memory", "metrics")
+SECTIONS += ("modalities", "dbn-volume")
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -79,3 +82,25 @@ def test_a_side_that_fails_to_start_is_not_left_behind(tmp_path: Path) -> None:
         throughput.Side("side", [sys.executable, "-c", script], {})
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
+
+
+def test_the_comparison_of_volumes_runs_and_tells_the_scored_apart(tmp_path: Path) -> None:
+    """Boxes of several sizes on a dark ground: what is bright can be summed, the mean cannot know."""
+    rng = np.random.default_rng(0)
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    for case in range(14):
+        label = np.zeros((16, 16, 16), np.uint8)
+        label[3 : 6 + case % 8, 4:12, 4:12] = 1
+        image = (100 * label + rng.normal(0, 5, label.shape)).astype(np.float32)
+        for part, array in (("images", image), ("labels", label)):
+            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / part / f"c{case:02}.nii.gz")
+    ids = [f"c{case:02}" for case in range(14)]
+    (tmp_path / "labelled_8.txt").write_text("\n".join(ids[:8]))
+    (tmp_path / "scored.txt").write_text("\n".join(ids[8:]))
+    data, scored = ["--data", str(tmp_path)], ["--scored", str(tmp_path / "scored.txt")]
+    text = dbn_volume.main([*data, *scored, "--steps", "2", "--labels", "8"])
+    rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in text.splitlines() if line.startswith("|")}
+    assert len(rows) == 8
+    assert int(rows["stack, deep belief network"][0]) == int(rows["stack, random"][0]) > 1
+    assert float(rows["stack, random"][2].split()[0]) > float(rows["mean of the labelled"][2].split()[0])

@@ -77,12 +77,16 @@ def train(
             help="supervised (default), adversarial, copy_paste, cross_consistency, cross_pseudo, cross_teaching, "
             "dual_task, entropy_minimisation, fixmatch, interpolation_consistency, mean_teacher, mutual_consistency, "
             "pi_model, pyramid_consistency, self_training, uncertainty_mean_teacher, unimatch; masked_autoencoder "
-            "pre-trains."
+            "and deep_belief pre-train."
         ),
     ] = None,
     network: Annotated[str | None, typer.Option(help="unet (default), window_unet or fusion_unet.")] = None,
     init: Annotated[
         Path | None, typer.Option(help="Run whose weights training starts from, with its plan.", metavar="RUN")
+    ] = None,
+    pretrain: Annotated[
+        str | None,
+        typer.Option(help="Pre-train first, on all scans, for a share of the bound: dbn, masked_autoencoder."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, split, sampling and augmentation.")] = None,
     device: Device = None,
@@ -108,6 +112,7 @@ def train(
         method=method,
         network=network,
         init=init,
+        pretrain=pretrain,
         seed=seed,
         device=device,
         config=config,

@@ -41,6 +41,7 @@ class MethodConfig(Strict):
     start: fraction of training before unlabelled scans enter; none: the method's own. ramp: fraction over which their
     weight grows.
     confidence: a voxel teaches only where the teacher's highest probability reaches this value; none: the method's own.
+    gibbs_steps, persistent: of deep_belief alone: steps of a chain, and whether it goes on from the last step's end.
     """
 
     # No method has measured better than the baseline everywhere; docs/benchmarks.md says what was measured.
@@ -49,6 +50,15 @@ class MethodConfig(Strict):
     start: float | None = Field(default=None, ge=0, lt=1)
     ramp: float = Field(default=0.1, ge=0, le=1)
     confidence: float | None = Field(default=None, ge=0, lt=1)
+    gibbs_steps: int = Field(default=1, ge=1)
+    persistent: bool = False
+
+
+class PretrainConfig(Strict):
+    """Pre-training on all scans within the run: a name of PRETRAINING, or none; share: of the bound that it takes."""
+
+    name: str | None = None
+    share: float = Field(default=0.3, gt=0, lt=1)
 
 
 class OptimiserConfig(Strict):
@@ -93,7 +103,7 @@ class Config(Strict):
 
     validation: labelled cases held back to show a validation Dice, which chooses nothing; ``auto`` holds back a tenth
     once there are twenty labelled cases: with fewer, every label is worth more in training.
-    init: run or model folder whose weights training starts from.
+    init: run or model folder whose weights training starts from. pretrain: weights made within the run, to start from.
     unlabelled_outliers: unlabelled scans that look unlike the cohort are set aside, or kept and only said.
     """
 
@@ -104,6 +114,7 @@ class Config(Strict):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     network: NetworkConfig = NetworkConfig()
     init: str | None = None
+    pretrain: PretrainConfig = PretrainConfig()
     method: MethodConfig = MethodConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -115,9 +126,9 @@ class Config(Strict):
     @model_validator(mode="before")
     @classmethod
     def names_are_enough(cls, data: Any) -> Any:
-        """``method: supervised`` is short for ``method: {name: supervised}``; so is ``network``."""
+        """``method: supervised`` is short for ``method: {name: supervised}``; so are ``network`` and ``pretrain``."""
         if isinstance(data, dict):
-            for key in ("method", "network"):
+            for key in ("method", "network", "pretrain"):
                 if isinstance(data.get(key), str):
                     data = {**data, key: {"name": data[key]}}
         return data
@@ -154,7 +165,7 @@ def load_config(
         _assign(data, key.strip().split("."), value)
     for key, value in values.items():
         if value is not None:
-            _assign(data, [key, "name"] if key in ("method", "network") else [key], value)
+            _assign(data, [key, "name"] if key in ("method", "network", "pretrain") else [key], value)
     # A bound given on the command line replaces the other bound from the file.
     for given, other in (("minutes", "steps"), ("steps", "minutes")):
         if values.get(given) is not None and values.get(other) is None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foveate.cohort.cohort import Case, Cohort
-from foveate.cohort.split import split_cases
+from foveate.cohort.split import FEWEST, hold_back_images, split_cases
 from foveate.errors import InputError
 
 
@@ -65,3 +65,23 @@ def test_unlabelled_scans_of_held_back_patients_are_left_out() -> None:
     assert len(split.validation) == 2
     assert len(split.unlabelled) == 8
     assert "2 unlabelled cases are left out" in split.notes[0]
+
+
+@given(CASES, st.integers(0, 5), st.sampled_from([0, 1]))
+def test_images_that_are_held_back_are_of_other_patients(
+    cases: list[tuple[str, bool]], seed: int, validation: int
+) -> None:
+    whole = cohort([patient for patient, _ in cases], [known for _, known in cases])
+    patient = {case.id: case.patient for case in whole.cases}
+    if validation >= max(len({case.patient for case in whole.labelled}), 1):
+        return
+    split = split_cases(whole, seed, validation)
+    images = hold_back_images(split, whole, seed)
+    assert images.train == ()
+    assert {patient[c] for c in images.validation}.isdisjoint(patient[c] for c in images.unlabelled)
+    if validation:
+        assert images.validation == split.validation
+        return
+    assert sorted(images.unlabelled + images.validation) == sorted(patient)
+    assert bool(images.validation) == (len(cases) >= FEWEST and len(set(patient.values())) > 1)
+    assert images == hold_back_images(split, whole, seed)

@@ -31,7 +31,14 @@ AS_THE_BASELINE = [
     "uncertainty_mean_teacher",
 ]
 # Methods that make random choices of their own.
-DRAWING = ["copy_paste", "cross_consistency", "interpolation_consistency", "uncertainty_mean_teacher", "unimatch"]
+DRAWING = [
+    "copy_paste",
+    "cross_consistency",
+    "deep_belief",
+    "interpolation_consistency",
+    "uncertainty_mean_teacher",
+    "unimatch",
+]
 every_method = pytest.mark.parametrize("name", METHODS)
 labelled_method = pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.learns_labels])
 # Pre-training learns no label, so it is no baseline at any weight: it has tests of its own.

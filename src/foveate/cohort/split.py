@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from foveate.cohort.cohort import Cohort
@@ -34,6 +34,26 @@ class Split:
         images = tuple(sorted((*self.train, *self.unlabelled)))
         held = f" {len(self.validation)} that validation holds back are left out." if self.validation else ""
         return Split((), (), images, (f"Labels are not used: {len(images)} scans teach as images.{held}",))
+
+
+def hold_back_images(split: Split, cohort: Cohort, seed: int) -> Split:
+    """``split.without_labels()`` with scans held back, which show what is learnt by heart.
+
+    They are those of validation; without one a tenth of the patients, from FEWEST scans on, the same for the same seed.
+    """
+    images = split.without_labels()
+    if split.validation:
+        return replace(images, validation=split.validation)
+    patient = {case.id: case.patient for case in cohort.cases}
+    patients = sorted({patient[name] for name in images.unlabelled})
+    if len(images.unlabelled) < FEWEST or len(patients) < 2:
+        note = f"No scan is held back: there are fewer than {FEWEST}, so what is learnt by heart cannot be seen."
+        return replace(images, notes=(*images.notes, note))
+    chosen = set(random.Random(f"images {seed}").sample(patients, max(1, round(len(patients) / SHARE))))
+    held = tuple(name for name in images.unlabelled if patient[name] in chosen)
+    left = tuple(name for name in images.unlabelled if patient[name] not in chosen)
+    note = f"Labels are not used: {len(left)} scans teach as images, {len(held)} are held back."
+    return replace(images, unlabelled=left, validation=held, notes=(note,))
 
 
 def split_cases(cohort: Cohort, seed: int, validation: Literal["auto"] | int = "auto") -> Split:

@@ -56,11 +56,13 @@ class TrainingProgress:
         loss: float,
         lr: float,
         dice: float | None = None,
+        gap: float | None = None,
         seconds_left: float | None = None,
         total: int | None = None,
     ) -> None:
         """Show the state after ``step``; a validation Dice stays in sight until the next one.
 
+        gap: of the free energy, where a deep belief network is trained.
         seconds_left: what the caller knows, as under a bound in minutes; None lets the measured speed tell.
         """
         if self.quiet:
@@ -70,6 +72,7 @@ class TrainingProgress:
         left = self._measured(step) if seconds_left is None else seconds_left
         parts = [f"loss {loss:.4f}", f"lr {lr:.2e}"]
         parts += [f"Dice {self._dice:.3f}"] if self._dice is not None else []
+        parts += [f"free-energy gap {gap:+.4f}"] if gap is not None else []
         parts += [f"{duration(left)} left"] if left is not None else []
         text = "  ".join(parts)
         if self._bar is not None:

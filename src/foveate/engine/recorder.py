@@ -34,8 +34,8 @@ def build_optimisers(method: Method, config: OptimiserConfig) -> dict[str, Optim
 class Recorder:
     """Called after every step with its losses. Holds the optimisers, because it saves and restores all that changes.
 
-    labelling: makes pseudo-labels when the method wants some. validate: gives the mean Dice of the held-back cases, or
-    None when there are none.
+    labelling: makes pseudo-labels when the method wants some. validate: measures the held-back cases, such as the mean
+    Dice, by name; None when there are none.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Recorder:
         stop: StopSignals,
         settings: Config,
         labelling: Labelling,
-        validate: Callable[[], float] | None,
+        validate: Callable[[], dict[str, float]] | None,
     ) -> None:
         self.folder, self.schedule, self.method = folder, schedule, method
         self.progress, self.stop, self.labelling, self.validate = progress, stop, labelling, validate
@@ -56,6 +56,7 @@ class Recorder:
         self.saved_at = time.monotonic()
         self.validations = 0
         self.dice: float | None = None
+        self.gap: float | None = None  # of the free energy
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
 
@@ -71,6 +72,7 @@ class Recorder:
             loss=sum(losses.values()),
             lr=self.learning_rate,
             dice=self.dice,
+            gap=self.gap,
             seconds_left=schedule.seconds_left,
         )
         if self.validate and schedule.progress * VALIDATIONS >= self.validations + 1:
@@ -143,8 +145,9 @@ class Recorder:
 
     def _validate(self, count: int) -> None:
         assert self.validate is not None
-        self.validations, self.dice = count, self.validate()
-        self.folder.log({"step": self.schedule.step, "seconds": round(self.schedule.elapsed, 2), "dice": self.dice})
+        self.validations, found = count, self.validate()
+        self.dice, self.gap = found.get("dice"), found.get("free_energy_gap")
+        self.folder.log({"step": self.schedule.step, "seconds": round(self.schedule.elapsed, 2), **found})
 
     def state(self) -> dict[str, Any]:
         return {
@@ -156,6 +159,7 @@ class Recorder:
             "recorder": {
                 "validations": self.validations,
                 "dice": self.dice,
+                "gap": self.gap,
                 "sums": self.sums,
                 "counts": self.counts,
             },

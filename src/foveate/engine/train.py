@@ -1,12 +1,14 @@
 """``foveate train``: from a folder of scans to a model.
 
-The way from here to the gradient: train -> train_loop -> train_step -> Method.turns -> Task.loss.
+The way from here to the gradient: train -> fit -> train_loop -> train_step -> Method.turns -> Task.loss.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,8 @@ from foveate.cohort.check import CheckReport, check
 from foveate.cohort.fingerprint import fingerprint
 from foveate.cohort.plan import Plan
 from foveate.cohort.planning import make_plan
-from foveate.cohort.split import split_cases
-from foveate.config import Config, MethodConfig, load_config
+from foveate.cohort.split import hold_back_images, split_cases
+from foveate.config import Config, MethodConfig, PretrainConfig, load_config
 from foveate.engine.device import launch, workers
 from foveate.engine.fit_plan import budget, explain_out_of_memory, fit_plan, out_of_memory
 from foveate.engine.labelling import Labelling
@@ -30,13 +32,13 @@ from foveate.engine.progress import TrainingProgress
 from foveate.engine.recorder import Recorder
 from foveate.engine.run import RunFolder
 from foveate.engine.schedule import Schedule
-from foveate.engine.signals import stop_signals
-from foveate.engine.validation import Validation
+from foveate.engine.signals import StopSignals, stop_signals
+from foveate.engine.validation import FreeEnergyGap, Validation
 from foveate.engine.warm_start import plan_like, read_start, record_of, refuse_unlike, start_from
 from foveate.errors import refuse
-from foveate.methods import METHODS, Method
+from foveate.methods import METHODS, PRETRAINING, DeepBelief, Method
 from foveate.networks import build_network, network_class
-from foveate.predict.model_file import SavedModel, save_model
+from foveate.predict.model_file import DESCRIPTION, SavedModel, save_model
 from foveate.predict.predictor import Predictor
 from foveate.report.run import write_run_report
 from foveate.tasks import build_task
@@ -56,6 +58,7 @@ def train(
     method: str | None = None,
     network: str | None = None,
     init: str | Path | None = None,
+    pretrain: str | None = None,
     seed: int | None = None,
     device: str | None = None,
     config: str | Path | None = None,
@@ -67,8 +70,9 @@ def train(
 
     data: dataset folder (nnU-Net raw, MSD, or images/ + labels/). labelled: file with one case id a line; only these
     cases' labels are opened. minutes, steps: bound on the whole command, or on the training steps; 60 minutes if
-    neither is given. init: run or model folder whose weights training starts from. The other names are those of the
-    command line; ``set`` takes "key=value" strings.
+    neither is given. init: run or model folder whose weights training starts from. pretrain: ``dbn`` or
+    ``masked_autoencoder``, which takes a share of the bound first. The other names are those of the command line;
+    ``set`` takes "key=value" strings.
 
     Returns the run folder. Raises InputError when data, configuration or run folder are not usable, Stopped after
     SIGTERM or SIGINT (with a checkpoint saved), FoveateError for a full disk, too little memory or a loss that is
@@ -89,13 +93,15 @@ def train(
             method=method,
             network=network,
             init=str(init) if init is not None else None,
+            pretrain=pretrain,
             seed=seed,
             device=device,
         )
         if settings.minutes is None and settings.steps is None:
             settings.minutes = DEFAULT_MINUTES
         kind = method_class(settings)
-        start = read_start(settings.init) if settings.init and not folder.resumed else None
+        first = pretraining(settings, folder.path / "prepared") if settings.pretrain.name else None
+        model = read_start(settings.init) if settings.init and not folder.resumed else None
         keep = settings.unlabelled_outliers == "keep"
         takes_missing = network_class(settings.network).takes_missing
         report = check(
@@ -109,56 +115,147 @@ def train(
         fabric = launch(settings)
         if kind.uses_unlabelled and kind.learns_labels and not report.cohort.unlabelled:
             refuse_method_without_unlabelled(settings, report)
-        plan = settle_plan(folder, fabric, report, settings, start)
-        cohort, split = report.cohort, split_cases(report.cohort, settings.seed, settings.validation)
-        if not kind.learns_labels:
-            cohort, split = cohort.keep_labels(()), split.without_labels()
-        for note in [*report.problems, *split.notes]:
-            progress.note(str(note))
-        if kind.uses_unlabelled and not split.unlabelled:
-            progress.note(f"There are no unlabelled scans, so {settings.method.name} trains as supervised does.")
-
-        def prepared_one(done: int, cases: int) -> None:
-            progress.counting("scans prepared", done, cases)
-            if stop.requested:
-                raise stop.stopped(0)
-
-        cache = Path(settings.cache) if settings.cache else folder.path / "prepared"
-        prepared = prepare_cohort(cohort, plan, cache, workers(), prepared_one)
-        learner = assemble(fabric, plan, settings, kind)
-        seconds = settings.minutes * 60 * (1 - CLOSING) if settings.minutes else None
-        schedule = Schedule(settings.steps, seconds, spent=time.monotonic() - started)
-        sampler = Sampler(prepared, plan, settings.augment, split, settings.seed, fabric.device, takes_missing)
-        predictor = Predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
-        validate = Validation(predictor, prepared, split.validation) if split.validation else None
-        labelling = Labelling(folder.path / "pseudo", predictor, prepared, sampler, learner, schedule)
-        recorder = Recorder(folder, schedule, learner, progress, stop, settings, labelling, validate)
-        if checkpoint := folder.restore():
-            recorder.restore(checkpoint[1])
-            progress.note(f"Continuing from step {checkpoint[0]}.")
-        elif settings.init:  # a run that was stopped before its first checkpoint starts once more
-            start = start or read_start(settings.init, folder.provenance().get("init"))
-            progress.note(start_from(start, learner, plan))
-        try:
-            train_loop(
-                fabric,
-                learner,
-                recorder.optimisers,
-                sampler,
-                schedule,
-                settings.optimiser,
-                after_step=recorder,
-                before_step=recorder.before_step,
-            )
-        except RuntimeError as error:
-            if out_of_memory(error):
-                raise explain_out_of_memory(fabric, plan, settings.network) from error
-            raise
-        recorder.finish()
-        task = {"name": "segmentation" if kind.learns_labels else "reconstruction"}
-        save_model(folder.path / "model", settings.network, task, plan, learner.model())
-        write_run_report(folder.path, plan, predictor if kind.learns_labels else None, prepared, split)
+        plan = settle_plan(folder, fabric, report, settings, model)
+        here = Session(fabric, report, plan, stop, progress)
+        start: Callable[[], SavedModel] | None = None
+        if settings.init:
+            start = partial(read_start, settings.init, folder.provenance().get("init"))
+        elif first and not folder.checkpoints.steps():
+            start = partial(read_start, str(pretrain_first(here, folder, first, started)))
+        fit(here, folder, settings, schedule_of(settings, started, first), start)
     return folder.path
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the trainings of one command share."""
+
+    fabric: Fabric
+    report: CheckReport
+    plan: Plan
+    stop: StopSignals
+    progress: TrainingProgress
+
+
+def fit(
+    here: Session,
+    folder: RunFolder,
+    settings: Config,
+    schedule: Schedule,
+    start: Callable[[], SavedModel] | None = None,
+) -> None:
+    """Train by ``settings``, whose bound is the schedule's, and leave model and report in ``folder``.
+
+    start: reads the weights to start from, where there is no checkpoint.
+    """
+    kind, fabric, plan, stop, progress = method_class(settings), here.fabric, here.plan, here.stop, here.progress
+    cohort, split = here.report.cohort, split_cases(here.report.cohort, settings.seed, settings.validation)
+    if not kind.learns_labels:
+        split = hold_back_images(split, cohort, settings.seed) if kind.watches_images else split.without_labels()
+        cohort = cohort.keep_labels(())
+    for note in [*here.report.problems, *split.notes]:
+        progress.note(str(note))
+    if kind.uses_unlabelled and not split.unlabelled:
+        progress.note(f"There are no unlabelled scans, so {settings.method.name} trains as supervised does.")
+
+    def prepared_one(done: int, cases: int) -> None:
+        progress.counting("scans prepared", done, cases)
+        if stop.requested:
+            raise stop.stopped(0)
+
+    learner = assemble(fabric, plan, settings, kind)  # before the scans are prepared: it may refuse the plan
+    cache = Path(settings.cache) if settings.cache else folder.path / "prepared"
+    prepared = prepare_cohort(cohort, plan, cache, workers(), prepared_one)
+    takes_missing = network_class(settings.network).takes_missing
+    sampler = Sampler(prepared, plan, settings.augment, split, settings.seed, fabric.device, takes_missing)
+    predictor = Predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
+    validate: Callable[[], dict[str, float]] | None = None
+    if split.validation and isinstance(learner, DeepBelief):
+        teaching = split.unlabelled
+        validate = FreeEnergyGap(learner, schedule, prepared, teaching, split.validation, fabric.device)
+    elif split.validation:
+        validate = Validation(predictor, prepared, split.validation)
+    labelling = Labelling(folder.path / "pseudo", predictor, prepared, sampler, learner, schedule)
+    recorder = Recorder(folder, schedule, learner, progress, stop, settings, labelling, validate)
+    if checkpoint := folder.restore():
+        recorder.restore(checkpoint[1])
+        progress.note(f"Continuing from step {checkpoint[0]}.")
+    elif start:  # a run that was stopped before its first checkpoint starts once more
+        progress.note(start_from(start(), learner, plan))
+    try:
+        train_loop(
+            fabric,
+            learner,
+            recorder.optimisers,
+            sampler,
+            schedule,
+            settings.optimiser,
+            after_step=recorder,
+            before_step=recorder.before_step,
+        )
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise explain_out_of_memory(fabric, plan, settings.network) from error
+        raise
+    recorder.finish()
+    task = {"name": "segmentation" if kind.learns_labels else "reconstruction"}
+    save_model(folder.path / "model", settings.network, task, plan, learner.model())
+    write_run_report(folder.path, plan, predictor if kind.learns_labels else None, prepared, split)
+
+
+def pretrain_first(here: Session, folder: RunFolder, first: Config, started: float) -> Path:
+    """Pre-train by ``first`` in a run folder within ``folder``, unless that is done; that run folder.
+
+    It goes on from its own checkpoints, and its model, once there, is not made again.
+    """
+    with RunFolder(folder.path / "pretrained", resume=True) as inner:
+        if (inner.path / "model" / DESCRIPTION).exists():
+            return inner.path
+        if not inner.resumed:
+            inner.begin(first, here.plan, folder.provenance()["data"], device=str(here.fabric.device))
+        here.progress.note(f"Pre-training: {first.method.name}.")
+        fit(here, inner, first, schedule_of(first, started))
+    return inner.path
+
+
+def pretraining(settings: Config, cache: Path) -> Config:
+    """What the pre-training within a run is told, with its share of the bound.
+
+    Raises InputError for a name that is none, and for what it cannot be combined with.
+    """
+    name, share = settings.pretrain.name, settings.pretrain.share
+    if name not in PRETRAINING:
+        found, known = str(name), f"one of {', '.join(PRETRAINING)}"
+        raise refuse("configuration", "pretrain.name", found, known, closest(found, PRETRAINING))
+    if settings.init:
+        fix = "Give one of --init and --pretrain."
+        raise refuse("configuration", "pretrain", f"{name}, and init {settings.init}", "weights of one origin", fix)
+    if not method_class(settings).learns_labels:
+        fix = "Give --method alone, or --pretrain with a method that learns from labels."
+        raise refuse("configuration", "pretrain", f"{name}, before {settings.method.name}", "one pre-training", fix)
+    if settings.steps is not None and settings.steps < 2:
+        raise refuse("configuration", "steps", settings.steps, "at least 2, for one each", "Give more --steps.")
+    steps = min(max(round(settings.steps * share), 1), settings.steps - 1) if settings.steps else None
+    return settings.model_copy(
+        update={
+            "steps": steps,
+            "minutes": settings.minutes * share if settings.minutes else None,
+            "method": settings.method.model_copy(update={"name": PRETRAINING[name]}),
+            "pretrain": PretrainConfig(),
+            "cache": settings.cache or str(cache),
+        }
+    )
+
+
+def schedule_of(settings: Config, started: float, before: Config | None = None) -> Schedule:
+    """The bound of a training of a command that was started then, less that of the training before it.
+
+    Time that the one before did not keep to is lost to this one.
+    """
+    seconds, earlier = (c.minutes * 60 * (1 - CLOSING) if c and c.minutes else 0.0 for c in (settings, before))
+    steps = settings.steps - ((before and before.steps) or 0) if settings.steps else None
+    spent = max(time.monotonic() - started - earlier, 0.0)
+    return Schedule(steps, seconds - earlier if seconds else None, spent)
 
 
 def method_class(settings: Config) -> type[Method]:

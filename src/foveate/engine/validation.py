@@ -1,12 +1,15 @@
-"""Validation Dice during training: it is shown and chooses nothing."""
+"""What is measured on held-back cases during training: it is shown and chooses nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import torch
 
 from foveate.batches.prepare import PreparedCohort
+from foveate.engine.schedule import Schedule
+from foveate.methods import DeepBelief
 from foveate.predict.predictor import Predictor
 
 
@@ -17,10 +20,54 @@ class Validation:
         self.predictor = predictor
         self.cases = [prepared[name] for name in cases]
 
-    def __call__(self) -> float:
+    def __call__(self) -> dict[str, float]:
         scores = []
         for case in self.cases:
             assert case.label is not None
             predicted = self.predictor.predict_prepared(case.image)
             scores.append(self.predictor.task.mean_dice(predicted, np.array(case.label)))
-        return float(np.nanmean(scores))
+        return {"dice": float(np.nanmean(scores))}
+
+
+class FreeEnergyGap:
+    """Free energy of scans held back less that of as many scans that teach, by visible unit of the layer in training.
+
+    It grows as a machine learns its scans by heart (Hinton, "A practical guide to training restricted Boltzmann
+    machines", 2012, sec. 6); it need not be zero before. Of each scan the middle is looked at, a patch of it.
+    """
+
+    SCANS = 16  # on each side, at most
+
+    def __init__(
+        self,
+        method: DeepBelief,
+        schedule: Schedule,
+        prepared: PreparedCohort,
+        teaching: Sequence[str],
+        held: Sequence[str],
+        device: torch.device,
+    ) -> None:
+        self.method, self.schedule, self.prepared, self.device = method, schedule, prepared, device
+        count = min(len(teaching), len(held), self.SCANS)
+        # Spread over the sorted ids, which may be in the order of sites or dates.
+        self.teaching, self.held = (
+            [names[i * len(names) // count] for i in range(count)] for names in (teaching, held)
+        )
+
+    def __call__(self) -> dict[str, float]:
+        depth = self.method.layer(self.schedule.progress)
+        teaching, held = self.mean(self.teaching, depth), self.mean(self.held, depth)
+        gap = held - teaching
+        return {"layer": depth + 1, "free_energy": teaching, "free_energy_held_back": held, "free_energy_gap": gap}
+
+    @torch.no_grad()
+    def mean(self, names: Sequence[str], depth: int) -> float:
+        energies = [float(self.method.energy(self.method.below(self.middle(name), depth), depth)) for name in names]
+        return sum(energies) / len(energies)
+
+    def middle(self, name: str) -> torch.Tensor:
+        """``[1, C, *S]``, S the patch or, along a shorter axis, the scan."""
+        image, patch = self.prepared[name].image, self.method.network.decoder.built_from[0].patch  # type: ignore[union-attr, index]
+        starts = [max((n - p) // 2, 0) for n, p in zip(image.shape[1:], patch, strict=True)]
+        cut = tuple(slice(start, start + p) for start, p in zip(starts, patch, strict=True))
+        return torch.from_numpy(np.array(image[(slice(None), *cut)], np.float32))[None].to(self.device)

@@ -5,6 +5,7 @@ from foveate.methods.copy_paste import CopyPaste
 from foveate.methods.cross_consistency import CrossConsistency
 from foveate.methods.cross_pseudo import CrossPseudo
 from foveate.methods.cross_teaching import CrossTeaching
+from foveate.methods.deep_belief import DeepBelief
 from foveate.methods.dual_task import DualTask
 from foveate.methods.entropy_minimisation import EntropyMinimisation
 from foveate.methods.fixmatch import FixMatch
@@ -39,6 +40,10 @@ METHODS: dict[str, type[Method]] = {
     "uncertainty_mean_teacher": UncertaintyMeanTeacher,
     "unimatch": UniMatch,
     "masked_autoencoder": MaskedAutoencoder,
+    "deep_belief": DeepBelief,
 }
 
-__all__ = ["METHODS", "Method", "SelfTraining", "Supervised"]
+# What --pretrain may name: the method that makes the weights to start from.
+PRETRAINING = {"masked_autoencoder": "masked_autoencoder", "dbn": "deep_belief"}
+
+__all__ = ["METHODS", "PRETRAINING", "DeepBelief", "Method", "SelfTraining", "Supervised"]

@@ -51,6 +51,8 @@ def write_run_report(
         "steps": max((record["step"] for record in records), default=0),
         "validation Dice": next((r["dice"] for r in reversed(records) if r.get("dice") is not None), None),
     }
+    if gaps := [record["free_energy_gap"] for record in records if record.get("free_energy_gap") is not None]:
+        summary["free-energy gap"] = gaps[-1]  # of scans held back to scans that teach
     return write_report(
         run,
         title="Foveate training run",
