@@ -122,6 +122,7 @@ def shown(values: np.ndarray) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5.0, help="of training, for each of the two networks")
+    parser.add_argument("--steps", type=int, help="of training, in place of --minutes")
     parser.add_argument("--modalities", nargs="+", default=["T1", "T2", "FLAIR"], choices=MODALITIES)
     parser.add_argument("--cases", type=int, default=20, help="test cases that are scored, of 40")
     parser.add_argument("--seed", type=int, default=0)
@@ -131,14 +132,16 @@ def main() -> None:
         parser.error("give two modalities or more")
     train = read_ids(data_folder("hippocampus") / f"labelled_{LABELLED}.txt")
     cases = read_ids(ROOT / "benchmarks" / "splits" / "hippocampus_test.txt")[: options.cases]
-    name = f"{'-'.join(modalities)}-{options.minutes:g}min-seed{options.seed}"
+    bound = {"steps": options.steps} if options.steps else {"minutes": options.minutes}
+    trained = " ".join(f"{value:g} {unit}" for unit, value in bound.items())
+    name = f"{'-'.join(modalities)} {trained} seed {options.seed}".replace(" ", "-")
     data = write_cohort(RUNS / "modalities" / name / "data", train, modalities)
     predictors = {}
     for network in ("fusion_unet", "unet"):
         run = data.parent / network  # one that ended is not trained again
         if not (run / "report.html").exists():
-            minutes, seed = options.minutes, options.seed
-            foveate.train(data, run, minutes=minutes, network=network, seed=seed, device="cpu", resume=True, quiet=True)
+            seed = options.seed
+            foveate.train(data, run, **bound, network=network, seed=seed, device="cpu", resume=True, quiet=True)
         predictors[network] = foveate.load(run, device="cpu")
     rows = []
     for size in range(len(modalities), 0, -1):
@@ -148,7 +151,7 @@ def main() -> None:
             rows.append((" + ".join(part), *map(shown, found.values()), shown(difference)))
             print(*rows[-1], sep=", ", flush=True)
     header = ("modalities present", "fusion_unet", "unet, the mean in place of the missing", "difference, paired")
-    text = f"""{len(train)} labelled cases, {options.minutes:g} minutes for each network, {len(cases)} test cases; mean
+    text = f"""{len(train)} labelled cases, {trained} for each network, {len(cases)} test cases; mean
 Dice of two classes, 95% intervals over cases (training runs: one each). Modalities are simulated from one scan: see
 the script for what that is not.
 
