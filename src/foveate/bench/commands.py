@@ -51,16 +51,12 @@ def label_efficiency(
     Goes on where it stopped: rows that are in the results are not run again.
     """
     from foveate.bench import label_efficiency as bench
-    from foveate.errors import refuse
 
-    counts = [part.strip() for part in labels.split(",")]
-    if not all(part.isdigit() for part in counts):
-        raise refuse("--labels", "numbers", labels, "whole numbers separated by commas", "Write for instance 4,8,16.")
     settings = bench.Settings(
         data=data,
         score=score,
         methods=[part.strip() for part in methods.split(",")],
-        labels=[int(part) for part in counts],
+        labels=_numbers("--labels", labels),
         seeds=seeds,
         minutes=minutes,
         without=without,
@@ -76,3 +72,47 @@ def label_efficiency(
         only_table=only_table,
     )
     typer.echo(bench.label_efficiency(settings, typer.echo))
+
+
+@app.command("attention")
+def attention(
+    blocks: Annotated[str, typer.Option(help="Separated by commas; or all.")] = "all",
+    cubes: Annotated[str, typer.Option(help="Sides of 3D images, separated by commas.")] = "8,12,16,24,32",
+    squares: Annotated[str, typer.Option(help="Sides of 2D images, separated by commas.")] = "16,32,64,128",
+    channels: Annotated[int, typer.Option(help="Of the image.")] = 32,
+    bound: Annotated[float, typer.Option(help="Seconds of a step, above which a size is left out.")] = 10.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="By default, as there are cores.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, gpu or gpu:0.")] = "cpu",
+    results: Annotated[Path, typer.Option(help="Folder for numbers and plots.", metavar="FOLDER")] = Path(
+        "bench/results"
+    ),
+    docs: Annotated[Path | None, typer.Option(help="Page to write the tables into.", metavar="FILE")] = None,
+    section: Annotated[str, typer.Option(help="Of that page.")] = "attention-cost",
+) -> None:
+    """Seconds and memory of every attention block by number of voxels, beside a convolution and full attention."""
+    from foveate.bench import attention as bench
+
+    settings = bench.Settings(
+        blocks=[part.strip() for part in blocks.split(",")],
+        cubes=_numbers("--cubes", cubes),
+        squares=_numbers("--squares", squares),
+        channels=channels,
+        bound=bound,
+        threads=threads,
+        device=device,
+        results=results,
+        docs=(docs, section) if docs else None,
+    )
+    typer.echo(bench.attention(settings, typer.echo))
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """Whole numbers separated by commas. Raises InputError."""
+    from foveate.errors import refuse
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise refuse(
+            option, "numbers", text, "whole numbers separated by commas", f"Write for instance {option} 4,8,16."
+        )
+    return [int(part) for part in parts]
