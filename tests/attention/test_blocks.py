@@ -110,7 +110,7 @@ def test_gradients_in_bfloat16_are_those_of_float32_but_for_rounding(name, dims)
 @in_2d_and_3d
 def test_exports_for_any_size(name, dims):
     block, inputs = block_and_inputs(name, dims)
-    free = {axis: torch.export.Dim.AUTO for axis in range(2, 2 + dims)}
+    free = dict.fromkeys(range(2, 2 + dims), torch.export.Dim.AUTO)
     exported = torch.export.export(block.eval(), tuple(inputs), dynamic_shapes=tuple(free for _ in inputs)).module()
     torch.testing.assert_close(exported(*inputs), block(*inputs))
     others = [torch.randn(2, CHANNELS, *[n + 4 for n in SIZES[dims]]) for _ in inputs]

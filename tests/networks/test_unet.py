@@ -1,7 +1,5 @@
 """Every network answers every plan with logits of the right shape and trains all of itself."""
 
-import itertools
-
 import pytest
 import torch
 
@@ -81,13 +79,26 @@ def test_images_of_a_batch_do_not_see_each_other(name, plan):
 
 @every_network
 @pytest.mark.parametrize("dims", [2, 3])
-def test_any_combination_of_slots_builds_and_answers(name, dims):
+@pytest.mark.parametrize("block", ATTENTION)
+def test_every_block_works_in_every_slot_that_can_feed_it(name, dims, block):
     plan = tiny_plan(dims, patch=(8,) * dims)
-    single = ["none", *[key for key, block in ATTENTION.items() if block.inputs == 1]]
-    for skip, encoder, bottleneck, decoder in itertools.product(["none", *ATTENTION], single, single, single):
-        slots = {"skip": skip, "encoder": encoder, "bottleneck": bottleneck, "decoder": decoder}
+    single = {} if ATTENTION[block].inputs == 2 else dict.fromkeys(("encoder", "bottleneck", "decoder"), block)
+    for slots in ({"skip": block}, single, {**single, "skip": "gate"}):
         network, images = network_and_images(name, plan, **slots)
         assert network(images)[0].isfinite().all(), slots
+
+
+def test_full_attention_among_too_many_voxels_is_refused_before_training():
+    plan = tiny_plan(3, patch=(48, 48, 48))  # 110592, 13824 and 1728 voxels
+    assert build_network(NetworkConfig(attention=AttentionSlots(bottleneck="non_local")), plan, CHANNELS)
+    for slot in ("skip", "encoder", "decoder"):
+        with pytest.raises(InputError) as caught:
+            build_network(NetworkConfig(attention=AttentionSlots(**{slot: "position"})), plan, CHANNELS)
+        message = str(caught.value)
+        assert f"network.attention.{slot}: found position among 110592 voxels; expected at most 8192" in message
+        assert "linear, criss_cross, axial or window" in message
+    for block in ("linear", "window"):
+        assert build_network(NetworkConfig(attention=AttentionSlots(encoder=block)), plan, CHANNELS)
 
 
 @every_network

@@ -1,99 +1,10 @@
-"""Window attention against attention voxel by voxel: who may see whom, and that nothing else counts."""
+"""The U-Net with shifted-window attention; the attention itself is tested in tests/attention."""
 
-import itertools
-
-import pytest
-import torch
-
+from foveate.attention.window import WindowAttention
 from foveate.config import NetworkConfig
 from foveate.networks import build_network
-from foveate.networks.window_unet import WINDOW, WindowAttention, WindowUNet, cut, paste
+from foveate.networks.window_unet import WindowUNet
 from toys import tiny_plan
-
-CHANNELS = 32  # two heads
-SIZES = {
-    2: [(8, 8), (5, 3), (16, 8), (24, 4), (13, 9), (17, 4)],
-    3: [(4, 4, 4), (3, 2, 4), (8, 4, 8), (5, 9, 2), (7, 6, 2)],
-}
-every_size = pytest.mark.parametrize("size", [size for sizes in SIZES.values() for size in sizes])
-
-
-def attention(dims, shifted):
-    torch.manual_seed(0)
-    layer = WindowAttention(CHANNELS, dims, shifted)
-    torch.nn.init.normal_(layer.bias)  # large enough to matter
-    return layer
-
-
-def by_hand(layer, x, sees):
-    """Attention of all voxels to all others, except where ``sees(p, q)`` is false; x ``[*S, C]``."""
-    size, channels = x.shape[:-1], x.shape[-1]
-    places = list(itertools.product(*map(range, size)))
-    q, k, v = layer.qkv(x.reshape(-1, channels)).reshape(len(places), 3, layer.heads, -1).unbind(1)
-    scores = torch.einsum("ihc,jhc->hij", q, k) / q.shape[-1] ** 0.5
-    side = 2 * layer.window - 1
-    for (i, p), (j, r) in itertools.product(enumerate(places), repeat=2):
-        if sees(p, r):
-            index = 0
-            for a, b in zip(p, r, strict=True):
-                index = index * side + a - b + layer.window - 1
-            scores[:, i, j] += layer.bias[:, index]
-        else:
-            scores[:, i, j] = -torch.inf
-    return layer.project(torch.einsum("hij,jhc->ihc", scores.softmax(-1), v).reshape(-1, channels)).reshape(x.shape)
-
-
-def in_one_window(size, window, shifted):
-    """Whether two voxels lie in the same window: windows start at 0, or half a window later after a shorter first."""
-
-    def number(place):
-        return tuple(
-            (a + (window // 2 if shifted and n > window else 0)) // window for a, n in zip(place, size, strict=True)
-        )
-
-    return lambda p, q: number(p) == number(q)
-
-
-@torch.no_grad()
-@every_size
-@pytest.mark.parametrize("shifted", [False, True])
-def test_a_voxel_attends_to_its_window_and_to_nothing_else(size, shifted):
-    """Neither to what is filled up nor, when windows are shifted, to the other side of the image."""
-    layer = attention(len(size), shifted)
-    x = torch.randn(2, *size, CHANNELS)
-    expected = [by_hand(layer, image, in_one_window(size, layer.window, shifted)) for image in x]
-    torch.testing.assert_close(layer(x), torch.stack(expected), rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("shifted", [False, True])
-def test_a_window_as_large_as_the_image_is_full_attention(dims, shifted):
-    for size in [(WINDOW[dims],) * dims, (WINDOW[dims] - 1,) * dims]:
-        layer, x = attention(dims, shifted), torch.randn(1, *size, CHANNELS)
-        torch.testing.assert_close(layer(x)[0], by_hand(layer, x[0], lambda p, q: True), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_shifted_windows_join_neighbours_and_do_not_leak_round_the_border(dims):
-    window = WINDOW[dims]
-    size = (3 * window, *[window] * (dims - 1))
-    layer = attention(dims, shifted=True)
-    x = torch.randn(1, *size, CHANNELS, requires_grad=True)
-    for row, seen in [(0, range(window // 2)), (window, range(window // 2, window // 2 + window))]:
-        (gradient,) = torch.autograd.grad(layer(x)[0, row].sum(), x)
-        reached = gradient[0].abs().flatten(1).sum(1).nonzero().flatten().tolist()
-        assert reached == list(seen)
-
-
-@pytest.mark.parametrize("size", [(16, 8), (3, 8), (8, 4, 12)])
-def test_paste_undoes_cut_and_windows_are_boxes(size):
-    window = [min(4, n) for n in size]
-    x = torch.randn(2, *size, 3)
-    tokens = cut(x, window)
-    corner = x[(slice(None), *[slice(n) for n in window])]
-    assert torch.equal(tokens[:, 0], corner.flatten(1, -2))
-    assert torch.equal(paste(tokens, window, size), x)
 
 
 def test_full_resolution_is_convolved_and_every_stage_below_attends():

@@ -16,10 +16,10 @@ Score = Annotated[
 Seeds = Annotated[int, typer.Option(help="Seed s trains on draw s of the labels.")]
 Minutes = Annotated[float, typer.Option(help="Of each training, everything in it included.")]
 Without = Annotated[Path | None, typer.Option(help="File with case ids that are left out.", metavar="FILE")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Of each training; by default, as there are cores.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="By default, as there are cores.")]
 Device = Annotated[str, typer.Option(help="cpu, gpu, gpu:0 or mps.")]
 Classes = Annotated[str | None, typer.Option(help="Names, where no dataset.json gives them.", metavar="NAME=VALUE,...")]
-Results = Annotated[Path, typer.Option(help="Folder for rows and plots.", metavar="FOLDER")]
+Results = Annotated[Path, typer.Option(help="Folder for numbers and plots.", metavar="FOLDER")]
 Work = Annotated[Path, typer.Option(help="Folder for what the runs leave.", metavar="FOLDER")]
 Docs = Annotated[Path | None, typer.Option(help="Page to write the table into.", metavar="FILE")]
 Section = Annotated[str | None, typer.Option(help="Of that page; by default, named after the dataset.")]
@@ -65,7 +65,7 @@ def label_efficiency(
         data=data,
         score=score,
         methods=_names(methods),
-        labels=_numbers(labels),
+        labels=_numbers("--labels", labels),
         seeds=seeds,
         minutes=minutes,
         without=without,
@@ -118,7 +118,7 @@ def ablation(
         score=score,
         blocks=_names(blocks),
         methods=_names(methods),
-        labels=_numbers(labels),
+        labels=_numbers("--labels", labels),
         convolutions=convolutions,
         seeds=seeds,
         minutes=minutes,
@@ -135,17 +135,50 @@ def ablation(
     typer.echo(bench.ablation(settings, typer.echo))
 
 
+@app.command("attention")
+def attention(
+    blocks: Annotated[str, typer.Option(help="Separated by commas; or all.")] = "all",
+    cubes: Annotated[str, typer.Option(help="Sides of 3D images, separated by commas.")] = "8,12,16,24,32",
+    squares: Annotated[str, typer.Option(help="Sides of 2D images, separated by commas.")] = "16,32,64,128",
+    channels: Annotated[int, typer.Option(help="Of the image.")] = 32,
+    bound: Annotated[float, typer.Option(help="Seconds of a step, above which a size is left out.")] = 10.0,
+    threads: Threads = None,
+    device: Device = "cpu",
+    results: Results = Path("bench/results"),
+    docs: Docs = None,
+    section: Annotated[str, typer.Option(help="Of that page.")] = "attention-cost",
+) -> None:
+    """Seconds and memory of every attention block by number of voxels, beside a convolution and full attention."""
+    from foveate.bench import attention as bench
+
+    settings = bench.Settings(
+        blocks=_names(blocks),
+        cubes=_numbers("--cubes", cubes),
+        squares=_numbers("--squares", squares),
+        channels=channels,
+        bound=bound,
+        threads=threads,
+        device=device,
+        results=results,
+        docs=(docs, section) if docs else None,
+    )
+    typer.echo(bench.attention(settings, typer.echo))
+
+
 def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(option: str, text: str) -> list[int]:
+    """Whole numbers separated by commas. Raises InputError."""
     from foveate.errors import refuse
 
-    counts = _names(text)
-    if not all(part.isdigit() for part in counts):
-        raise refuse("--labels", "numbers", text, "whole numbers separated by commas", "Write for instance 4,8,16.")
-    return [int(part) for part in counts]
+    parts = _names(text)
+    if not all(part.isdigit() for part in parts):
+        raise refuse(
+            option, "numbers", text, "whole numbers separated by commas", f"Write for instance {option} 4,8,16."
+        )
+    return [int(part) for part in parts]
 
 
 def _place(docs: Path | None, section: str | None, data: Path, ending: str = "") -> tuple[Path, str] | None:

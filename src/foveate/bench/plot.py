@@ -14,9 +14,9 @@ from foveate.bench.rows import ALL, Row
 from foveate.bench.table import BASELINE, Estimate, group_rows, mean_dice
 from foveate.files import write_atomic
 
-_INK = "#30343b"
+INK = "#30343b"
 # Paul Tol's "muted" colours, which people with any common colour blindness can tell apart; the baseline is grey.
-_COLOURS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#AA4499", "#44AA99", "#882255", "#999933")
+COLOURS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#AA4499", "#44AA99", "#882255", "#999933")
 _MARKERS = "sD^vPX<>p"
 _SPREAD = 0.6  # of the way from one number of labels to the next: intervals of methods must not lie on one another
 
@@ -31,10 +31,10 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
     for (labels, method), dice in groups.items():
         if labels != ALL:
             lines.setdefault(method, {})[counts.index(int(labels))] = dice
-    others = iter(zip(_COLOURS * 9, _MARKERS * 9, strict=True))
+    others = iter(zip(COLOURS * 9, _MARKERS * 9, strict=True))
     for number, (method, points) in enumerate(lines.items()):
         shift = min(_SPREAD / len(lines), 0.066) * (number - (len(lines) - 1) / 2)
-        colour, marker = (_INK, "o") if method == BASELINE else next(others)
+        colour, marker = (INK, "o") if method == BASELINE else next(others)
         bars = [
             [dice.value - dice.low for dice in points.values()],
             [dice.high - dice.value for dice in points.values()],
@@ -54,8 +54,8 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
     ceiling = groups.get((ALL, BASELINE))
     if ceiling:
         cases = rows[0]["train_cases"]
-        axes.axhline(ceiling.value, color=_INK, ls=(0, (5, 3)), lw=1.4, label=f"supervised, all {cases} labels")
-        axes.axhspan(ceiling.low, ceiling.high, color=_INK, alpha=0.08, lw=0)
+        axes.axhline(ceiling.value, color=INK, ls=(0, (5, 3)), lw=1.4, label=f"supervised, all {cases} labels")
+        axes.axhspan(ceiling.low, ceiling.high, color=INK, alpha=0.08, lw=0)
     _finish(figure, counts, rows[0])
     out = io.BytesIO()
     FigureCanvasAgg(figure).print_png(out)
@@ -66,17 +66,17 @@ def write_forest(estimates: Mapping[str, Estimate], title: str, path: Path) -> N
     """Draw numbers with their intervals, a line each from top to bottom, around zero into a PNG file."""
     figure = Figure(figsize=(7.2, 1.1 + 0.26 * len(estimates)), dpi=150)
     axes = figure.add_subplot()
-    axes.axvline(0, color=_INK, lw=1.0, ls=(0, (5, 3)))
+    axes.axvline(0, color=INK, lw=1.0, ls=(0, (5, 3)))
     for place, each in enumerate(estimates.values()):
         ends = [[each.value - each.low], [each.high - each.value]]
-        axes.errorbar([each.value], [place], xerr=ends, color=_COLOURS[0], marker="o", ms=5, lw=1.4, capsize=2.5)
+        axes.errorbar([each.value], [place], xerr=ends, color=COLOURS[0], marker="o", ms=5, lw=1.4, capsize=2.5)
     axes.set_yticks(range(len(estimates)), list(estimates))
     axes.set_ylim(len(estimates) - 0.4, -0.6)
-    axes.set_xlabel(f"{title} (bars: 95% interval over patients)", color=_INK, fontsize=9)
-    axes.tick_params(colors=_INK, labelsize=9)
+    axes.set_xlabel(f"{title} (bars: 95% interval over patients)", color=INK, fontsize=9)
+    axes.tick_params(colors=INK, labelsize=9)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
-        spine.set_color(_INK)
+        spine.set_color(INK)
     figure.tight_layout()
     out = io.BytesIO()
     FigureCanvasAgg(figure).print_png(out)
@@ -90,15 +90,15 @@ def _finish(figure: Figure, counts: Sequence[int], row: Row) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     margin = 0.5 if len(counts) > 1 else 0.8
     axes.set_xlim(-margin, max(len(counts) - 1, 0) + margin)
-    axes.set_xlabel("labelled scans", color=_INK)
-    axes.set_ylabel("mean Dice", color=_INK)
+    axes.set_xlabel("labelled scans", color=INK)
+    axes.set_ylabel("mean Dice", color=INK)
     title = f"{row['dataset']}: {float(row['minutes']):g} minutes each, scored on {row['scored']}"
-    axes.set_title(title, color=_INK, loc="left", fontsize=10.5)
-    axes.tick_params(colors=_INK)
-    axes.grid(axis="y", color=_INK, alpha=0.15, lw=0.6)
+    axes.set_title(title, color=INK, loc="left", fontsize=10.5)
+    axes.tick_params(colors=INK)
+    axes.grid(axis="y", color=INK, alpha=0.15, lw=0.6)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_INK)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor=_INK, fontsize=9)
-    figure.text(0.01, 0.012, "Bars and band: 95% interval over patients.", color=_INK, fontsize=7.5)
+        spine.set_color(INK)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor=INK, fontsize=9)
+    figure.text(0.01, 0.012, "Bars and band: 95% interval over patients.", color=INK, fontsize=7.5)
     figure.tight_layout(rect=(0, 0.03, 1, 1))

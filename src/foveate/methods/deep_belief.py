@@ -14,7 +14,7 @@ averaged kernels are saved, as by every method, with biases of the last step; PC
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,8 @@ class DeepBelief(Method):
         super().__init__(network, task, config, decay, build)
         self.taken, self.belief = tuple(taken), DeepBeliefNetwork(network)
         if config.persistent:
-            plan = network.decoder.built_from[0]  # type: ignore[index, union-attr]
+            decoder: Any = network.decoder
+            plan = decoder.built_from[0]
             x = torch.zeros(plan.batch, len(plan.channels), *plan.patch)
             for depth, seen in enumerate([x, *self.belief.features(x)[:-1]]):
                 start = torch.randn_like(seen) if depth == 0 else torch.rand_like(seen).round()

@@ -7,15 +7,18 @@ few labelled scans and few minutes, steps are worth more than depth.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from foveate.attention import ATTENTION
+from foveate.attention.dot_product import check_tokens
 from foveate.attention.matched import PREFIX, MatchedConvolution, parameters_of
 from foveate.cohort.plan import Plan
-from foveate.config import NetworkConfig
+from foveate.config import AttentionSlots, NetworkConfig
 from foveate.errors import refuse
 from foveate.layers import JoiningConv, conv, conv_transpose, instance_norm
 from foveate.text import closest
@@ -113,6 +116,7 @@ class UNet(nn.Module):
         super().__init__()
         self.image_channels = len(plan.channels)
         dims, widths = plan.dims, plan.widths
+        check_slots(config.attention, plan)
         self.encoder = nn.ModuleList(
             nn.Sequential(stage, build_attention("encoder", config.attention.encoder, width, dims))
             for stage, width in zip(self.stages(plan), widths, strict=True)
@@ -138,6 +142,20 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, perturb: Callable[[Tensor], Tensor] | None = None) -> Tensor | list[Tensor]:
         features = self.encode(x)
         return self.decoder(features if perturb is None else [perturb(feature) for feature in features])
+
+
+def check_slots(slots: AttentionSlots, plan: Plan) -> None:
+    """Raises InputError where a block that joins every voxel with every other would get too many of them."""
+    strides = itertools.accumulate(map(math.prod, plan.strides), lambda before, stride: before * stride)
+    voxels = [math.prod(plan.patch) // stride for stride in strides]  # of each stage, finest first
+    finest = {"encoder": voxels[0], "bottleneck": voxels[-1], "skip": voxels[0], "decoder": voxels[0]}
+    if len(voxels) == 1:  # no decoder stages, no skips
+        del finest["skip"], finest["decoder"]
+    for slot, tokens in finest.items():
+        name = getattr(slots, slot)
+        limit = getattr(ATTENTION.get(name), "max_tokens", None)
+        if limit is not None:
+            check_tokens(f"network.attention.{slot}", name, tokens, limit)
 
 
 def build_attention(slot: str, name: str, channels: int, dims: int, inputs: tuple[int, ...] = (1,)) -> nn.Module:

@@ -66,6 +66,6 @@ class Restorer:
         ways = {**self.across, self.axis: part}
         for axis in sorted(ways, key=lambda a: len(ways[a].index) / ways[a].n_in):  # what shrinks goes first
             logits = resample_axis(logits, axis + 1, ways[axis])
-        place = [slice(None)] * len(self.shape)
+        place: Any = [slice(None)] * len(self.shape)
         place[self.axis] = slice(start, stop)
         self.out[(..., *place)] = self.decode(logits[None])[0].cpu().numpy()
