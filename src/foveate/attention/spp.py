@@ -57,4 +57,6 @@ def unpool(pooled: Tensor, stride: int, like: Tensor) -> Tensor:
     if stride == 1:
         return pooled
     up = interpolate(pooled, [n * stride for n in pooled.shape[2:]])
-    return up[(..., *[slice(n) for n in like.shape[2:]])]
+    for axis, n in enumerate(like.shape[2:], start=2):
+        up = up.narrow(axis, 0, n)
+    return up
