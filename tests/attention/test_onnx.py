@@ -27,7 +27,7 @@ def test_onnx_runtime_answers_as_torch_does(size):
     torch.manual_seed(0)
     blocks = Together(len(size)).eval()
     features = [torch.randn(2, CHANNELS, *size) for _ in range(2)]
-    program = torch.onnx.export(blocks, tuple(features), dynamo=True, optimize=False, verbose=False)
+    program = torch.onnx.export(blocks, tuple(features), dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     inputs = {node.name: x.numpy() for node, x in zip(session.get_inputs(), features, strict=True)}
     expected = blocks(*features)

@@ -1,7 +1,7 @@
 """Depthwise convolution with a box kernel that is a product of strips: what makes large kernels affordable in 3D.
 
-A strip along every axis, one after another, reaches the whole box of kernel^D voxels for D * kernel weights per channel;
-strips side by side, added, would reach a plus. Source: Guo et al., "SegNeXt", NeurIPS 2022, sec. 3.1 (in 2D).
+A strip along every axis, one after another, reaches the whole box of kernel^D voxels with D * kernel weights per
+channel; strips side by side, added, would reach a plus. Source: Guo et al., "SegNeXt", NeurIPS 2022, sec. 3.1 (in 2D).
 """
 
 from __future__ import annotations
@@ -35,5 +35,5 @@ class DepthwiseBox(nn.Module):
         return x.movedim(-1, 1)
 
     def strips(self) -> Tensor:
-        """The weights of a strip along each axis, dilation filled with zeros, which torch is faster at; ``[D, C, k]``."""
+        """Weights of the strip along each axis, ``[D, C, span]``: torch is faster at zeros than at dilation."""
         return F.pad(self.weight[..., None], (0, self.dilation - 1)).flatten(2)[..., : self.span]

@@ -1,10 +1,10 @@
 """Multi-scale convolutional attention: every voxel is weighed by what neighbourhoods of several sizes hold.
 
-Source: Guo et al., "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation", NeurIPS 2022, eq. 1-2.
-Departures: strips along three axes in 3D; the first kernel, 5 per axis, is a product of strips like the others, because
-a depthwise kernel of 5^3 costs a CPU four times a 3^3 convolution; one bias, behind the last convolution (nothing but
-linear maps lies before it), and it starts at one, so that the block, which has no residual path here, starts close to
-the identity.
+Source: Guo et al., "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation", NeurIPS 2022, eq.
+1-2. Departures: strips along three axes in 3D; the first kernel, 5 per axis, is a product of strips like the others,
+because a depthwise kernel of 5^3 costs a CPU four times a 3^3 convolution; one bias, behind the last convolution
+(nothing but linear maps lies before it), and it starts at one, so that the block, which has no residual path here,
+starts close to the identity.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ and from the voxel, so that no order of scales is built in.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -57,5 +57,6 @@ def unpool(pooled: Tensor, stride: int, like: Tensor) -> Tensor:
     if stride == 1:
         return pooled
     up = interpolate(pooled, [n * stride for n in pooled.shape[2:]])
-    inside: Any = [slice(n) for n in like.shape[2:]]
-    return up[(..., *inside)]
+    for axis, n in enumerate(like.shape[2:], start=2):
+        up = up.narrow(axis, 0, n)
+    return up

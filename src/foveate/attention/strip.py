@@ -1,8 +1,8 @@
 """Strip pooling: a voxel is weighed by the means along the lines that run through it and beside it.
 
-Source: Hou et al., "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020, sec. 3.1. Departures: a line
-along each of three axes in 3D, so that its mean lies in a plane, and the convolution of 3 behind it is one of 3x3; no
-batch normalisation, because segmentation batches are too small for its statistics.
+Source: Hou et al., "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020, sec. 3.1. Departures: a
+line along each of three axes in 3D, so that its mean lies in a plane, and the convolution of 3 behind it is one of 3x3;
+no batch normalisation, because segmentation batches are too small for its statistics.
 """
 
 from __future__ import annotations
