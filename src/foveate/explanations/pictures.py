@@ -101,14 +101,16 @@ def _draw_map(
     scale = figure.colorbar(drawn, cax=figure.add_axes(bar), ticks=[low, high])
     scale.ax.set_yticklabels([f"{low:.2g}", f"{high:.2g}"], fontsize=7)
     scale.ax.tick_params(length=2, pad=2)
-    for label, side in zip(scale.ax.get_yticklabels(), ("bottom", "top"), strict=True):
-        label.set_verticalalignment(side)
+    lowest, highest = scale.ax.get_yticklabels()
+    lowest.set_verticalalignment("bottom")
+    highest.set_verticalalignment("top")
 
 
 def _legend(figure: Figure, classes: dict[str, str]) -> None:
     """Classes by colour below the panels, as many as fit in one row."""
     width, height = figure.get_size_inches()
-    room, shown = int(width * 11), {}
+    room = int(width * 11)
+    shown: dict[str, str] = {}
     for name, shade in classes.items():
         label = _shorten(name, 24)
         room -= len(label) + 6

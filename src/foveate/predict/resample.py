@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -66,6 +67,6 @@ class Restorer:
         ways = {**self.across, self.axis: part}
         for axis in sorted(ways, key=lambda a: len(ways[a].index) / ways[a].n_in):  # what shrinks goes first
             logits = resample_axis(logits, axis + 1, ways[axis])
-        place = [slice(None)] * len(self.shape)
-        place[self.axis] = slice(start, stop)
-        self.out[(..., *place)] = self.decode(logits[None])[0].cpu().numpy()
+        place: list[Any] = [...] + [slice(None)] * len(self.shape)
+        place[self.axis + 1] = slice(start, stop)
+        self.out[tuple(place)] = self.decode(logits[None])[0].cpu().numpy()
