@@ -192,4 +192,5 @@ def _own_step(name: MapName, stages: list[str]) -> int | None:
 
 
 def _arrays(explainer: Explainer, x: Tensor, regions: Tensor) -> dict[MapName, np.ndarray]:
-    return {name: values[0, 0].cpu().numpy() for name, values in explainer(x, regions).items()}
+    # Random weights may overflow; such a map is still to be compared.
+    return {name: values[0, 0].nan_to_num().cpu().numpy() for name, values in explainer(x, regions).items()}

@@ -67,6 +67,6 @@ class Restorer:
         ways = {**self.across, self.axis: part}
         for axis in sorted(ways, key=lambda a: len(ways[a].index) / ways[a].n_in):  # what shrinks goes first
             logits = resample_axis(logits, axis + 1, ways[axis])
-        place: Any = [slice(None)] * len(self.shape)
-        place[self.axis] = slice(start, stop)
-        self.out[(..., *place)] = self.decode(logits[None])[0].cpu().numpy()
+        place: list[Any] = [...] + [slice(None)] * len(self.shape)
+        place[self.axis + 1] = slice(start, stop)
+        self.out[tuple(place)] = self.decode(logits[None])[0].cpu().numpy()
