@@ -66,8 +66,8 @@ def test_train_hands_over_every_option(monkeypatch: pytest.MonkeyPatch, capsys: 
     nothing["config"] = None
     assert calls[0] == ((Path("d"), Path("r")), {**nothing, "set": (), "resume": False, "quiet": False})
     assert "report.html" in capsys.readouterr().out
-    line = "train d r --labelled ids.txt --minutes 1.5 --method supervised --network unet --init old --pretrain dbn --seed 4"
-    line += " --device gpu:0 --config c.yaml --set a=1 --resume -q"
+    line = "train d r --labelled ids.txt --minutes 1.5 --method supervised --network unet --init old --seed 4"
+    line += " --pretrain dbn --device gpu:0 --config c.yaml --set a=1 --resume -q"
     assert leave(*line.split(), "--set", "b.c=[1, 2]") == 0
     assert calls[1][1] == {
         "labelled": Path("ids.txt"),
