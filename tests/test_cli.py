@@ -62,11 +62,12 @@ def test_train_hands_over_every_option(monkeypatch: pytest.MonkeyPatch, capsys: 
     calls = Calls(Path("r"))
     monkeypatch.setattr("foveate.engine.train.train", calls)
     assert leave("train", "d", "r") == 0
-    nothing = dict.fromkeys(["labelled", "minutes", "steps", "method", "network", "init", "seed", "device", "config"])
+    nothing = dict.fromkeys(["labelled", "minutes", "steps", "method", "network", "init", "pretrain", "seed", "device"])
+    nothing["config"] = None
     assert calls[0] == ((Path("d"), Path("r")), {**nothing, "set": (), "resume": False, "quiet": False})
     assert "report.html" in capsys.readouterr().out
     line = "train d r --labelled ids.txt --minutes 1.5 --method supervised --network unet --init old --seed 4"
-    line += " --device gpu:0 --config c.yaml --set a=1 --resume -q"
+    line += " --pretrain dbn --device gpu:0 --config c.yaml --set a=1 --resume -q"
     assert leave(*line.split(), "--set", "b.c=[1, 2]") == 0
     assert calls[1][1] == {
         "labelled": Path("ids.txt"),
@@ -75,6 +76,7 @@ def test_train_hands_over_every_option(monkeypatch: pytest.MonkeyPatch, capsys: 
         "method": "supervised",
         "network": "unet",
         "init": Path("old"),
+        "pretrain": "dbn",
         "seed": 4,
         "device": "gpu:0",
         "config": Path("c.yaml"),

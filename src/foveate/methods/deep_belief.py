@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.batches.sampler import Batch
+from foveate.cohort.plan import Plan
 from foveate.config import MethodConfig
 from foveate.methods.method import Builder, Method, Turn, randomness
 from foveate.networks.dbn import DeepBeliefNetwork, pass_through
@@ -43,8 +44,7 @@ class DeepBelief(Method):
         super().__init__(network, task, config, decay, build)
         self.taken, self.belief = tuple(taken), DeepBeliefNetwork(network)
         if config.persistent:
-            decoder: Any = network.decoder
-            plan = decoder.built_from[0]
+            plan: Plan = network.decoder.built_from[0]  # type: ignore[index, union-attr, assignment]
             x = torch.zeros(plan.batch, len(plan.channels), *plan.patch)
             for depth, seen in enumerate([x, *self.belief.features(x)[:-1]]):
                 start = torch.randn_like(seen) if depth == 0 else torch.rand_like(seen).round()
