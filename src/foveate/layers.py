@@ -15,11 +15,17 @@ _INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
 def conv(
-    dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int | Sequence[int] = 1, bias: bool = True
+    dims: int,
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    stride: int | Sequence[int] = 1,
+    bias: bool = True,
+    groups: int = 1,
 ) -> nn.Module:
     """Convolution with "same" padding for odd kernels."""
     stride = stride if isinstance(stride, int) else tuple(stride)
-    return _CONV[dims](inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=bias)
+    return _CONV[dims](inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=bias, groups=groups)
 
 
 def conv_transpose(dims: int, inputs: int, outputs: int, stride: Sequence[int]) -> nn.Module:
@@ -42,6 +48,16 @@ def resize_nearest(dims: int, inputs: int, outputs: int, stride: Sequence[int]) 
 def interpolate(x: Tensor, size: Sequence[int]) -> Tensor:
     """``[B, C, *S]`` at another size, linearly between the centres of voxels."""
     return F.interpolate(x, tuple(size), mode=_LINEAR[len(size)])
+
+
+def hidden_layer(channels: int, expansion: int = 4) -> nn.Sequential:
+    """What follows attention in a transformer block: ``[..., C] -> [..., C]``, normalised first."""
+    return nn.Sequential(
+        nn.LayerNorm(channels),
+        nn.Linear(channels, expansion * channels),
+        nn.GELU(),
+        nn.Linear(expansion * channels, channels),
+    )
 
 
 def instance_norm(dims: int, channels: int) -> nn.Module:

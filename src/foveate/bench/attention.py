@@ -37,7 +37,7 @@ from foveate.text import closest
 
 CONVOLUTION = "convolution"
 FULL = "non_local"  # full attention of one head, to which the others are compared
-STEPS = 5  # that are timed, as long as they take no more than a quarter of the bound
+STEPS = 10  # that are timed, as long as they take no more than a quarter of the bound
 
 
 @dataclass(frozen=True)

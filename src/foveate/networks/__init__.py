@@ -11,6 +11,8 @@ from torch import nn
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
+from foveate.networks.dual_attention import DualAttentionUNet
+from foveate.networks.hybrid import HybridUNet
 from foveate.networks.unet import UNet
 from foveate.networks.window_unet import WindowUNet
 from foveate.text import closest
@@ -18,6 +20,8 @@ from foveate.text import closest
 NETWORKS: dict[str, type[nn.Module]] = {
     "unet": UNet,
     "window_unet": WindowUNet,
+    "dual_attention": DualAttentionUNet,
+    "hybrid": HybridUNet,
 }
 
 
