@@ -80,7 +80,9 @@ def train(
             "and deep_belief pre-train."
         ),
     ] = None,
-    network: Annotated[str | None, typer.Option(help="unet (default), window_unet or fusion_unet.")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="unet (default), window_unet, dual_attention, hybrid or fusion_unet.")
+    ] = None,
     init: Annotated[
         Path | None, typer.Option(help="Run whose weights training starts from, with its plan.", metavar="RUN")
     ] = None,

@@ -22,12 +22,13 @@ def conv(
     stride: int | Sequence[int] = 1,
     bias: bool = True,
     dilation: int = 1,
+    groups: int = 1,
 ) -> nn.Module:
     """Convolution with "same" padding for odd kernels."""
     stride = stride if isinstance(stride, int) else tuple(stride)
     kernel = (kernel,) * dims if isinstance(kernel, int) else tuple(kernel)
     padding = tuple(k // 2 * dilation for k in kernel)
-    return _CONV[dims](inputs, outputs, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
+    return _CONV[dims](inputs, outputs, kernel, stride, padding, dilation, groups, bias)
 
 
 class JoiningConv(nn.Module):
@@ -79,6 +80,16 @@ def mean_pool(x: Tensor, stride: int) -> Tensor:
 def interpolate(x: Tensor, size: Sequence[int]) -> Tensor:
     """``[B, C, *S]`` at another size, linearly between the centres of voxels."""
     return F.interpolate(x, tuple(size), mode=_LINEAR[len(size)])
+
+
+def hidden_layer(channels: int, expansion: int = 4) -> nn.Sequential:
+    """What follows attention in a transformer block: ``[..., C] -> [..., C]``, normalised first."""
+    return nn.Sequential(
+        nn.LayerNorm(channels),
+        nn.Linear(channels, expansion * channels),
+        nn.GELU(),
+        nn.Linear(expansion * channels, channels),
+    )
 
 
 def present(x: Tensor) -> Tensor:

@@ -14,10 +14,12 @@ from foveate.cli import main
 from foveate.errors import InputError
 
 CPU = torch.device("cpu")
+DEVICES = [CPU, *[torch.device("cuda")] * torch.cuda.is_available()]
 
 
-def test_peak_memory_is_what_was_held_at_once() -> None:
-    x = torch.zeros(2**18)  # 1 MiB
+@pytest.mark.parametrize("device", DEVICES)
+def test_peak_memory_is_what_was_held_at_once(device: torch.device) -> None:
+    x = torch.zeros(2**18, device=device)  # 1 MiB
 
     def call() -> None:
         first = x + 1
@@ -26,8 +28,8 @@ def test_peak_memory_is_what_was_held_at_once() -> None:
         third = second + 1  # two again
         del second, third
 
-    assert bench.peak_mib(call, CPU) == pytest.approx(2, abs=0.01)
-    assert bench.peak_mib(lambda: x.add_(1), CPU) == pytest.approx(0, abs=0.01)
+    assert bench.peak_mib(call, device) == pytest.approx(2, abs=0.01)
+    assert bench.peak_mib(lambda: x.add_(1), device) == pytest.approx(0, abs=0.01)
 
 
 def test_forward_holds_what_backward_needs() -> None:

@@ -37,7 +37,7 @@ from foveate.text import closest
 
 CONVOLUTION = "convolution"
 FULL = "non_local"  # full attention of one head, to which the others are compared
-STEPS = 5  # that are timed, as long as they take no more than a quarter of the bound
+STEPS = 10  # that are timed, as long as they take no more than a quarter of the bound
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ def check(settings: Settings) -> list[str]:
     """The blocks in full. Raises InputError."""
     if settings.docs:
         check_section(settings.docs[1], settings.docs[0])
-    pick_device(settings.device)
+    if pick_device(settings.device).type not in ("cpu", "cuda"):
+        raise refuse("--device", "device", settings.device, "cpu or gpu", "Memory is counted on these two alone.")
     names = list(ATTENTION) if list(settings.blocks) == ["all"] else list(settings.blocks)
     for name in names:
         if name not in ATTENTION:

@@ -14,7 +14,7 @@ averaged kernels are saved, as by every method, with biases of the last step; PC
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn

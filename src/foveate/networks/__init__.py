@@ -11,7 +11,9 @@ in their place; the others need them all.
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
+from foveate.networks.dual_attention import DualAttentionUNet
 from foveate.networks.fusion_unet import FusionUNet
+from foveate.networks.hybrid import HybridUNet
 from foveate.networks.unet import UNet
 from foveate.networks.window_unet import WindowUNet
 from foveate.text import closest
@@ -20,6 +22,8 @@ NETWORKS: dict[str, type[UNet]] = {
     "unet": UNet,
     "window_unet": WindowUNet,
     "fusion_unet": FusionUNet,
+    "dual_attention": DualAttentionUNet,
+    "hybrid": HybridUNet,
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
@@ -146,8 +147,7 @@ class UNet(nn.Module):
 
 def check_slots(slots: AttentionSlots, plan: Plan) -> None:
     """Raises InputError where a block that joins every voxel with every other would get too many of them."""
-    strides = itertools.accumulate(map(math.prod, plan.strides), lambda before, stride: before * stride)
-    voxels = [math.prod(plan.patch) // stride for stride in strides]  # of each stage, finest first
+    voxels = stage_voxels(plan)
     finest = {"encoder": voxels[0], "bottleneck": voxels[-1], "skip": voxels[0], "decoder": voxels[0]}
     if len(voxels) == 1:  # no decoder stages, no skips
         del finest["skip"], finest["decoder"]
@@ -156,6 +156,12 @@ def check_slots(slots: AttentionSlots, plan: Plan) -> None:
         limit = getattr(ATTENTION.get(name), "max_tokens", None)
         if limit is not None:
             check_tokens(f"network.attention.{slot}", name, tokens, limit)
+
+
+def stage_voxels(plan: Plan) -> list[int]:
+    """Voxels of each stage's features for one patch, finest first."""
+    strides = itertools.accumulate(map(math.prod, plan.strides), operator.mul)
+    return [math.prod(plan.patch) // stride for stride in strides]
 
 
 def build_attention(slot: str, name: str, channels: int, dims: int, inputs: tuple[int, ...] = (1,)) -> nn.Module:

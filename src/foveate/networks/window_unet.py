@@ -16,10 +16,8 @@ from torch import Tensor, nn
 
 from foveate.attention.window import WindowAttention
 from foveate.cohort.plan import Plan
-from foveate.layers import conv
+from foveate.layers import conv, hidden_layer
 from foveate.networks.unet import Residual, UNet
-
-EXPANSION = 4  # of the hidden layer behind every attention
 
 
 class WindowUNet(UNet):
@@ -55,12 +53,7 @@ class WindowBlock(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.attention = WindowAttention(channels, dims, shifted)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(channels),
-            nn.Linear(channels, EXPANSION * channels),
-            nn.GELU(),
-            nn.Linear(EXPANSION * channels, channels),
-        )
+        self.mlp = hidden_layer(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm(x))
