@@ -95,6 +95,18 @@ def test_volumes_from_the_folder_to_the_scores(tmp_path: Path, method: str) -> N
     assert set(json.loads((run / "provenance.json").read_text())["data"]) == {f"c{n}" for n in range(6)}
 
 
+@pytest.mark.parametrize("end", ["crf=true", "head=dense_upsampling"])
+def test_a_network_with_another_end_labels_whole_scans_and_windows(tmp_path: Path, end: str, monkeypatch) -> None:
+    data, test = volumes(tmp_path / "scans", cases=4), held_out(tmp_path / "test")
+    run = put_plan(tmp_path / "run", plan(3, 1, {"class 1": 1, "class 2": 2}))
+    options = [f"network.{end}", "optimiser.learning_rate=0.01", "precision=bfloat16"]
+    foveate.train(data, run, steps=60, set=options, quiet=True)
+    for memory, folder in ((1 << 30, tmp_path / "whole"), (1, tmp_path / "windows")):
+        monkeypatch.setattr("foveate.predict.predictor.ACTIVATIONS", memory)
+        predict_files(run, test / "images", folder)
+        assert foveate.evaluate(folder, test).mean("dice") > 0.6
+
+
 def test_regions_and_channels_in_nnunet_layout_through_the_commands(tmp_path: Path, capsys) -> None:
     data = volumes(tmp_path / "Dataset007_Ball", images="imagesTr", labels="labelsTr")
     for file in list((data / "imagesTr").iterdir()):

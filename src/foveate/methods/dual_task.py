@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
-from foveate.layers import conv
 from foveate.methods.method import Builder, Method, divide, weighted
 from foveate.tasks import Segmentation
 
@@ -38,7 +37,7 @@ class DualTask(Method):
     ) -> None:
         super().__init__(network, task, config, decay, build)
         decoder: Any = network.decoder
-        self.head = conv(len(task.spacing), decoder.heads[0].in_channels, task.channels - task.first, kernel=1)
+        self.head = decoder.head(task.channels - task.first)
 
     def players(self) -> dict[str, nn.Module]:
         return {"network": nn.ModuleList([self.network, self.head])}

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
-from foveate.layers import conv
 from foveate.methods.method import Builder, Method, Turn
 from foveate.tasks import Segmentation
 
@@ -43,8 +42,7 @@ class MaskedAutoencoder(Method):
         super().__init__(network, task, config, decay, build)
         # A network's first convolution sees the image, and its finest head the finest decoded feature.
         stem = next(module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
-        width = network.decoder.heads[0].in_channels  # type: ignore[union-attr, index]
-        self.head = conv(stem.weight.ndim - 2, width, stem.in_channels, kernel=1)  # type: ignore[arg-type]
+        self.head = network.decoder.head(stem.in_channels)  # type: ignore[operator, union-attr]
 
     def players(self) -> dict[str, nn.Module]:
         return {"network": nn.ModuleList([self.network, self.head])}
