@@ -123,6 +123,8 @@ def write_dataset(cohort: Cohort, target: Path) -> None:
         _place(source.resolve(), file)
     ignore = {"ignore": cohort.ignore} if cohort.ignore is not None else {}
     about: dict[str, object] = {"labels": {"background": 0, **cohort.classes, **ignore}}
+    if cohort.tree:
+        about["tree"] = cohort.tree
     if cohort.channels:
         about["channel_names"] = {str(number): name for number, name in enumerate(cohort.channels)}
     write_atomic(target / "dataset.json", json.dumps(about) + "\n")
