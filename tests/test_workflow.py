@@ -112,7 +112,7 @@ def test_a_network_that_ends_in_a_crf_labels_whole_scans_and_windows(tmp_path: P
     data = pictures(tmp_path / "pictures")
     run = put_plan(tmp_path / "run", plan(2, 1, {"class 1": 1, "class 2": 2}, spacing=1.0))
     options = ["network.crf=true", "optimiser.learning_rate=0.01", "precision=bfloat16"]
-    foveate.train(data, run, steps=60, set=options, quiet=True)
+    foveate.train(data, run, steps=40, set=options, quiet=True)
     for memory, folder in ((1 << 30, tmp_path / "whole"), (1, tmp_path / "windows")):
         monkeypatch.setattr("foveate.predict.predictor.ACTIVATIONS", memory)
         predict_files(run, data / "images", folder)
@@ -130,7 +130,7 @@ def test_a_label_tree_with_cases_that_tell_the_coarse_label_alone(tmp_path: Path
     settled = plan(3, 1, {"shell": 1, "core": 2, "ball": 3})
     run = put_plan(tmp_path / "run", settled.model_copy(update={"tree": {"ball": ("shell", "core")}}))
     options = ["network.head=dense_upsampling", "optimiser.learning_rate=0.01"]
-    foveate.train(data, run, method="mean_teacher", steps=80, set=options, quiet=True)
+    foveate.train(data, run, steps=50, set=options, quiet=True)
     predict_files(run, test / "images", tmp_path / "out")
     scores = foveate.evaluate(tmp_path / "out", test)
     assert scores.classes == ("shell", "core")

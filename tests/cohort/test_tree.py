@@ -48,14 +48,14 @@ def test_check_lists_the_tree(tmp_path):
 
 
 BAD = {
-    "cycle": ({"a": ["organ", "b"], "b": ["lesion", "a"]}, "tree.", "a cycle: "),
+    "cycle": ({"body": ["organ", "b"], "b": ["lesion", "body"]}, "tree.", "a cycle: "),
     "itself": ({"body": ["body", "organ"]}, "tree.body", "a cycle: body -> body"),
     "unknown label": ({"body": ["organ", "liver"]}, "tree.body", "'liver', an unknown label"),
-    "doubled label": ({"body": ["organ", "lesion"], "b": ["organ", "body"]}, "tree.b", "'organ', which stands below 'body' too"),
+    "doubled label": ({"body": ["organ", "lesion"], "b": ["organ", "body"]}, "tree.b", "'organ', which stands below"),
     "doubled child": ({"body": ["organ", "organ"]}, "tree.body", "'organ', which stands twice"),
     "background": ({"body": ["organ", "background"]}, "tree.body", "'background', an unknown label"),
     "one child": ({"body": ["organ"]}, "tree.body", "['organ']"),
-    "no object": (["organ", "lesion"], "tree", "['organ', 'lesion']"),
+    "no names": ({"body": 3}, "tree.body", "3"),
 }  # fmt: skip
 
 
@@ -69,6 +69,11 @@ def test_what_is_no_tree_is_refused_once_and_before_training(tmp_path, tree, fie
     assert problem.field.startswith(field)
     assert found in problem.found
     assert not (tmp_path / "run" / "plan.json").exists()
+
+
+def test_a_tree_that_is_no_object_is_refused(tmp_path):
+    root = with_tree(plain_dataset(tmp_path), ["organ", "lesion"])
+    assert [p.found for p in find_cohort(root).problems] == ["['organ', 'lesion']"]
 
 
 def test_a_tree_beside_regions_is_refused(tmp_path):

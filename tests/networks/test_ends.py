@@ -56,10 +56,16 @@ def test_the_crf_refines_the_finest_logits_by_the_image(name, plan):
     torch.testing.assert_close(after[1:], before[1:])
 
 
-def test_a_crf_is_refused_where_classes_overlap():
-    plan = tiny_plan(2, classes={"whole": (1, 2), "core": (2,)})
-    with pytest.raises(InputError, match=r"network\.crf: found true, and regions that overlap"):
-        network_of(plan, crf=True)
+@pytest.mark.parametrize(
+    ("found", "classes"),
+    [
+        ("regions that overlap", {"classes": {"whole": (1, 2), "core": (2,)}}),
+        ("a label tree", {"tree": {"both": ("front", "back")}}),
+    ],
+)
+def test_a_crf_is_refused_where_channels_do_not_exclude_each_other(found, classes):
+    with pytest.raises(InputError, match=rf"network\.crf: found true, and {found}"):
+        network_of(tiny_plan(2, **classes), crf=True)
 
 
 def test_dense_upsampling_is_refused_where_there_is_nothing_to_skip():

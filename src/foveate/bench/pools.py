@@ -14,6 +14,7 @@ from pathlib import Path
 
 from foveate.cohort.cohort import IGNORE, Case, Cohort
 from foveate.cohort.layouts import find_cohort, read_ids
+from foveate.cohort.tree import leaf_classes
 from foveate.errors import InputError, Problem, refuse
 from foveate.files import write_atomic
 from foveate.io import image_suffix, read_label
@@ -37,7 +38,7 @@ class Pools:
 
     @property
     def classes(self) -> Classes:
-        return self.train.classes
+        return leaf_classes(self.train.classes, self.train.tree)
 
     def values(self, case: Case) -> frozenset[int]:
         """The values of a training case's label, those without information left out."""

@@ -16,7 +16,8 @@ Classes = Mapping[str, int | tuple[int, ...]]
 
 
 def read_tree(path: Path, value: object, classes: Classes, problems: list[Problem]) -> dict[str, tuple[str, ...]]:
-    """Node -> its children, from the key ``tree``; {} without one, or when it cannot be used, with the reason noted."""
+    """Node -> its children, from the key ``tree``; {} without one. What is wrong is noted, and what is left is no tree
+    to train by: it only says which classes need no voxel of their own."""
     if value is None:
         return {}
     tree: dict[str, tuple[str, ...]] = {}
@@ -26,9 +27,9 @@ def read_tree(path: Path, value: object, classes: Classes, problems: list[Proble
         found.append(Problem(str(path), field, what, expected, fix))
 
     for node, children in value.items() if isinstance(value, dict) else ():
-        if isinstance(children, list) and len(children) > 1 and all(isinstance(child, str) for child in children):
-            tree[node] = tuple(children)
-        else:
+        names = [child for child in children if isinstance(child, str)] if isinstance(children, list) else []
+        tree[node] = tuple(names)
+        if len(names) < 2 or len(names) < len(children):
             wrong(f"tree.{node}", repr(children)[:80], "a list of two or more names", "Name what it divides into.")
     if not isinstance(value, dict) or not value:
         wrong("tree", repr(value)[:80], '{"node": ["child", "child"], ...}', "Name nodes and what they divide into.")
@@ -52,7 +53,7 @@ def read_tree(path: Path, value: object, classes: Classes, problems: list[Proble
             text = " -> ".join([*reversed(cycle), cycle[-1]])
             wrong(f"tree.{cycle[-1]}", f"a cycle: {text}", "nodes that divide into finer ones", "Break the cycle.")
     problems += found
-    return {} if found else tree
+    return tree
 
 
 def _cycles(parents: Mapping[str, str]) -> list[list[str]]:
