@@ -38,6 +38,9 @@ class CRF(nn.Module):
     log_theta: of theta_s and theta_b in mm, and of theta_i in units of the image. compatibility: mu, at first Potts's.
     """
 
+    squares: Tensor
+    unit: Tensor
+
     def __init__(
         self, labels: int, spacing: Sequence[float], radius: Sequence[int] | None = None, iterations: int = ITERATIONS
     ) -> None:
