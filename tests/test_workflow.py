@@ -72,6 +72,19 @@ def held_out(root: Path) -> Path:
     return root
 
 
+def pictures(root: Path, colour: bool = False) -> Path:
+    for part in ("images", "labels"):
+        (root / part).mkdir(parents=True)
+    for number in range(6):
+        scan, label = ball(number, (24, 31))
+        grey = scan.clip(0, 255).astype(np.uint8)
+        picture = np.stack([grey, grey // 2, 255 - grey], -1) if colour else grey
+        Image.fromarray(picture).save(root / "images" / f"p{number}.png")
+        if number < 4:
+            Image.fromarray(label).save(root / "labels" / f"p{number}.png")
+    return root
+
+
 @pytest.mark.parametrize("method", ["supervised", "self_training", "mean_teacher", "copy_paste"])
 def test_volumes_from_the_folder_to_the_scores(tmp_path: Path, method: str) -> None:
     data, test = volumes(tmp_path / "scans"), held_out(tmp_path / "test")
@@ -93,6 +106,37 @@ def test_volumes_from_the_folder_to_the_scores(tmp_path: Path, method: str) -> N
     assert any("unlabelled dice" in record.get("losses", {}) for record in records) == (method == "mean_teacher")
     assert (run / "report.html").stat().st_size > 10_000
     assert set(json.loads((run / "provenance.json").read_text())["data"]) == {f"c{n}" for n in range(6)}
+
+
+def test_a_network_that_ends_in_a_crf_labels_whole_scans_and_windows(tmp_path: Path, monkeypatch) -> None:
+    data = pictures(tmp_path / "pictures")
+    run = put_plan(tmp_path / "run", plan(2, 1, {"class 1": 1, "class 2": 2}, spacing=1.0))
+    options = ["network.crf=true", "optimiser.learning_rate=0.01", "precision=bfloat16"]
+    foveate.train(data, run, steps=40, set=options, quiet=True)
+    for memory, folder in ((1 << 30, tmp_path / "whole"), (1, tmp_path / "windows")):
+        monkeypatch.setattr("foveate.predict.predictor.ACTIVATIONS", memory)
+        predict_files(run, data / "images", folder)
+        assert foveate.evaluate(folder, data).mean("dice") > 0.6
+
+
+def test_a_label_tree_with_cases_that_tell_the_coarse_label_alone(tmp_path: Path) -> None:
+    data, test = volumes(tmp_path / "scans"), held_out(tmp_path / "test")
+    about = {"labels": {"background": 0, "shell": 1, "core": 2, "ball": 3}, "tree": {"ball": ["shell", "core"]}}
+    for root in (data, test):
+        (root / "dataset.json").write_text(json.dumps(about))
+    for coarse in (data / "labels" / "c1.nii.gz", data / "labels" / "c2.nii.gz", test / "labels" / "t101.nii.gz"):
+        label = 3 * (np.asarray(nib.load(coarse).dataobj) > 0).astype(np.uint8)
+        nib.save(nib.Nifti1Image(label, AFFINE), coarse)
+    settled = plan(3, 1, {"shell": 1, "core": 2, "ball": 3})
+    run = put_plan(tmp_path / "run", settled.model_copy(update={"tree": {"ball": ("shell", "core")}}))
+    options = ["network.head=dense_upsampling", "optimiser.learning_rate=0.01"]
+    foveate.train(data, run, steps=50, set=options, quiet=True)
+    predict_files(run, test / "images", tmp_path / "out")
+    scores = foveate.evaluate(tmp_path / "out", test)
+    assert scores.classes == ("shell", "core")
+    assert scores.mean("dice") > 0.6
+    states = {case.id: {score.state for score in case.classes.values()} for case in scores.cases}
+    assert states == {"t100": {"scored"}, "t101": {"absent"}}
 
 
 def test_regions_and_channels_in_nnunet_layout_through_the_commands(tmp_path: Path, capsys) -> None:
@@ -127,16 +171,7 @@ def test_regions_and_channels_in_nnunet_layout_through_the_commands(tmp_path: Pa
 
 @pytest.mark.parametrize("colour", [False, True])
 def test_pictures(tmp_path: Path, colour: bool) -> None:
-    data = tmp_path / "pictures"
-    for part in ("images", "labels"):
-        (data / part).mkdir(parents=True)
-    for number in range(6):
-        scan, label = ball(number, (24, 31))
-        grey = scan.clip(0, 255).astype(np.uint8)
-        picture = np.stack([grey, grey // 2, 255 - grey], -1) if colour else grey
-        Image.fromarray(picture).save(data / "images" / f"p{number}.png")
-        if number < 4:
-            Image.fromarray(label).save(data / "labels" / f"p{number}.png")
+    data = pictures(tmp_path / "pictures", colour)
     run = put_plan(tmp_path / "run", plan(2, 3 if colour else 1, {"class 1": 1, "class 2": 2}, spacing=1.0))
     foveate.train(data, run, steps=60, set=["optimiser.learning_rate=0.01"], quiet=True)
     predict_files(run, data / "images", tmp_path / "out")

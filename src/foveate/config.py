@@ -27,11 +27,17 @@ class AttentionSlots(Strict):
 
 
 class NetworkConfig(Strict):
-    """Name of NETWORKS and its options. Widths, depth and strides come from the plan."""
+    """Name of NETWORKS and its options. Widths, depth and strides come from the plan.
+
+    head: how the finest logits are made; ``dense_upsampling`` makes them from the decoder's second finest stage.
+    crf: the finest logits pass through a trainable conditional random field.
+    """
 
     name: str = "unet"
     attention: AttentionSlots = AttentionSlots()
     deep_supervision: bool = True
+    head: Literal["convolution", "dense_upsampling"] = "convolution"
+    crf: bool = False
 
 
 class MethodConfig(Strict):

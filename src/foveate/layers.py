@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,6 +77,16 @@ def mean_pool(x: Tensor, stride: int) -> Tensor:
     for axis in range(2, x.ndim):
         x = x.unflatten(axis, (-1, stride)).mean(axis + 1)
     return x
+
+
+def pixel_shuffle(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """``[B, T * prod(stride), *S] -> [B, T, *(stride * S)]``: channels become the voxels of a block, in row-major order
+    (Shi et al., CVPR 2016; in any number of dimensions and by a stride for each)."""
+    dims = len(stride)
+    parts = x.unflatten(1, (x.shape[1] // math.prod(stride), *stride))  # [B, T, *stride, *S]
+    order = itertools.chain.from_iterable((2 + dims + axis, 2 + axis) for axis in range(dims))
+    size = [n * step for n, step in zip(x.shape[2:], stride, strict=True)]
+    return parts.permute(0, 1, *order).reshape(*parts.shape[:2], *size)
 
 
 def interpolate(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -15,6 +15,7 @@ from pathlib import Path
 from foveate.cohort.cohort import IGNORE, Case, Cohort
 from foveate.cohort.layouts import find_cohort, read_ids
 from foveate.cohort.missing import missing_modalities
+from foveate.cohort.tree import leaf_classes
 from foveate.errors import InputError, Problem, refuse
 from foveate.files import write_atomic
 from foveate.io import image_suffix, read_label
@@ -38,7 +39,7 @@ class Pools:
 
     @property
     def classes(self) -> Classes:
-        return self.train.classes
+        return leaf_classes(self.train.classes, self.train.tree)
 
     def values(self, case: Case) -> frozenset[int]:
         """The values of a training case's label, those without information left out."""
@@ -127,6 +128,8 @@ def write_dataset(cohort: Cohort, target: Path) -> None:
         _place(source.resolve(), file)
     ignore = {"ignore": cohort.ignore} if cohort.ignore is not None else {}
     about: dict[str, object] = {"labels": {"background": 0, **cohort.classes, **ignore}}
+    if cohort.tree:
+        about["tree"] = cohort.tree
     if cohort.channels:
         about["channel_names"] = {str(number): name for number, name in enumerate(cohort.channels)}
     write_atomic(target / "dataset.json", json.dumps(about) + "\n")

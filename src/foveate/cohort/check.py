@@ -18,6 +18,7 @@ from foveate.cohort.facts import CaseFacts, file_hash, measure_case_safely
 from foveate.cohort.layouts import find_cohort, keep_labelled, read_ids
 from foveate.cohort.missing import missing_modalities
 from foveate.cohort.outliers import LIMIT, outliers
+from foveate.cohort.tree import leaf_classes
 from foveate.errors import InputError, Problem, Severity
 from foveate.io import case_stem, image_suffix
 
@@ -77,6 +78,7 @@ class CheckReport:
                 }
                 for number, name in enumerate(cohort.channels)
             },
+            "tree": {name: list(children) for name, children in cohort.tree.items()},
             "volumes": {name: class_volumes(facts, value) for name, value in cohort.classes.items()},
             "volume_unit": "mL" if cohort.dims == 3 else "pixels",
         }
@@ -328,7 +330,7 @@ def _cohort_problems(cohort: Cohort, facts: Facts, draw: Path | str | None = Non
             fix = "The value 255 means 'no information here'. If it marks the structure, write 1 in its place."
         problems.append(Problem(root, "labels", "every label is empty", "structures in the labels", fix))
     elif len(measured) == len(labelled):
-        for name, value in cohort.classes.items():
+        for name, value in leaf_classes(cohort.classes, cohort.tree).items():
             values = {value} if isinstance(value, int) else set(value)
             if not values & present:
                 found = f"no voxel of {name} (value {value}) in {len(labelled)} labelled cases"

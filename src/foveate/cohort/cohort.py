@@ -32,6 +32,7 @@ class Cohort:
     dims: 2 or 3. channels: channel names in order ("CT" asks for CT normalisation).
     classes: foreground name -> label value, or tuple of values for a region; background (0) is not listed.
         Empty when nothing on disk declares them; the check then reads them off the labels.
+    tree: node of the label tree -> the classes and nodes that it divides into; empty without a tree.
     ignore: label value that carries no information (nnU-Net's "ignore"), or None; 255 is always ignored.
     problems: what listing the folder already found.
     """
@@ -44,6 +45,7 @@ class Cohort:
     classes: dict[str, int | tuple[int, ...]]
     ignore: int | None = None
     problems: tuple[Problem, ...] = field(default=())
+    tree: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def labelled(self) -> tuple[Case, ...]:

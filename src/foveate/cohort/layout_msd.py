@@ -10,6 +10,7 @@ from typing import Any
 
 from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.listing import class_value, leaves, list_images, read_channels, read_classes, read_patients
+from foveate.cohort.tree import read_tree
 from foveate.errors import Problem
 from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix
 
@@ -21,6 +22,7 @@ def find_msd(root: Path, data: dict[str, Any] | None) -> Cohort:
     problems: list[Problem] = []
     channels = read_channels(path, data.get("modality"), "modality", problems)
     classes, ignore = read_classes(path, _reversed(path, data.get("labels"), problems), problems)
+    tree = read_tree(path, data.get("tree"), classes, problems)
     entries = data["training"]
     if not isinstance(entries, list):
         expected = "a list of {image, label}"
@@ -52,7 +54,7 @@ def find_msd(root: Path, data: dict[str, Any] | None) -> Cohort:
     patients = read_patients(root, pairs, problems)
     cases = tuple(Case(case, (image,), label, patients[case]) for case, (image, label) in sorted(pairs.items()))
     picture = any(image_suffix(image) in PICTURE_SUFFIXES for image, _ in pairs.values())
-    return Cohort(root, "MSD", 2 if picture else 3, cases, channels, classes, ignore, tuple(problems))
+    return Cohort(root, "MSD", 2 if picture else 3, cases, channels, classes, ignore, tuple(problems), tree)
 
 
 def _reversed(path: Path, labels: object, problems: list[Problem]) -> object:

@@ -13,6 +13,7 @@ from typing import Any
 
 from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.listing import list_images, read_channels, read_classes, read_patients
+from foveate.cohort.tree import read_tree
 from foveate.errors import Problem, refuse
 from foveate.io import IMAGE_SUFFIXES, PICTURE_SUFFIXES, case_stem, image_suffix
 
@@ -28,6 +29,7 @@ def find_nnunet(root: Path, data: dict[str, Any] | None) -> Cohort:
     problems: list[Problem] = []
     channels = read_channels(path, data.get("channel_names"), "channel_names", problems)
     classes, ignore = read_classes(path, data.get("labels"), problems)
+    tree = read_tree(path, data.get("tree"), classes, problems)
     ending = data.get("file_ending")
     if ending not in IMAGE_SUFFIXES:
         expected = "one of " + ", ".join(IMAGE_SUFFIXES)
@@ -56,7 +58,7 @@ def find_nnunet(root: Path, data: dict[str, Any] | None) -> Cohort:
     if not cases:
         fix = "Put the images there, named CASE_0000" + str(ending or ".nii.gz") + "."
         problems.append(Problem(str(root / "imagesTr"), "files", "no image", "at least one case", fix))
-    return Cohort(root, "nnU-Net", 2 if picture else 3, cases, channels, classes, ignore, tuple(problems))
+    return Cohort(root, "nnU-Net", 2 if picture else 3, cases, channels, classes, ignore, tuple(problems), tree)
 
 
 def _with_ending(files: list[Path], ending: str | None, problems: list[Problem]) -> list[Path]:

@@ -12,6 +12,7 @@ from typing import Any
 from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.layout_nnunet import CHANNEL, group_channels, match_labels
 from foveate.cohort.listing import list_images, read_channels, read_classes, read_patients
+from foveate.cohort.tree import read_tree
 from foveate.errors import Problem
 from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix
 
@@ -23,6 +24,7 @@ def find_plain(root: Path, data: dict[str, Any] | None) -> Cohort:
     problems: list[Problem] = []
     names = read_channels(path, data["channel_names"], "channel_names", problems) if "channel_names" in data else ()
     classes, ignore = read_classes(path, data["labels"], problems) if "labels" in data else ({}, None)
+    tree = read_tree(path, data.get("tree"), classes, problems)
     images = list_images(root / "images", root, problems)
     folder = root / "labels"
     labels = list_images(folder, root, problems) if folder.is_dir() else []
@@ -44,7 +46,7 @@ def find_plain(root: Path, data: dict[str, Any] | None) -> Cohort:
         Case(case, tuple(files[number] for number in sorted(files)), label_of.get(case), patients[case])
         for case, files in sorted(groups.items())
     )
-    return Cohort(root, "plain", 2 if pictures else 3, cases, names, classes, ignore, tuple(problems))
+    return Cohort(root, "plain", 2 if pictures else 3, cases, names, classes, ignore, tuple(problems), tree)
 
 
 def _numbered(images: list[Path], labels: list[Path]) -> bool:

@@ -35,6 +35,7 @@ class Plan(Strict):
     spacing: target voxel size in mm per axis of the canonical (RAS) volume; pixels for pictures.
     patch: voxels per axis that one training sample covers. batch: samples per step.
     classes: foreground name -> label value or the values that a region joins. ignore: value without information.
+    tree: node of the label tree -> the classes and nodes that it divides into; empty without a tree.
     widths: channels per stage; strides: down-sampling per stage and axis (the first is 1).
     """
 
@@ -45,6 +46,7 @@ class Plan(Strict):
     channels: tuple[ChannelPlan, ...]
     classes: dict[str, int | tuple[int, ...]]
     ignore: int | None = None
+    tree: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     mirror_axes: tuple[int, ...] = ()
     widths: tuple[int, ...]
     strides: tuple[tuple[int, ...], ...]

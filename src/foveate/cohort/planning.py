@@ -69,6 +69,7 @@ def make_plan(cohort: Cohort, fingerprint: Fingerprint, budget: Budget, mirror: 
         channels=tuple(_channel(name, i, fingerprint, cohort.dims) for i, name in enumerate(cohort.channels)),
         classes=cohort.classes,
         ignore=cohort.ignore,
+        tree=cohort.tree,
         mirror_axes=_mirror_axes(mirror, cohort.dims),
         widths=widths,
         strides=strides,

@@ -48,6 +48,9 @@ def _overview(table: dict[str, Any]) -> RenderableType:
     lines = [Text(", ".join(parts)), Text(f"{table['layout']} layout, {kind}", style="dim")]
     if table["channels"]:
         lines.append(Text("channels: " + ", ".join(table["channels"]), style="dim"))
+    if table["tree"]:
+        nodes = (f"{name} → {', '.join(children)}" for name, children in table["tree"].items())
+        lines.append(Text("label tree: " + "; ".join(nodes), style="dim"))
     if table["orientation"]:
         axes = ", ".join(f"{code} ({count})" for code, count in table["orientation"].items())
         lines.append(Text("orientation: " + axes, style="dim"))

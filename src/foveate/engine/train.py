@@ -293,14 +293,11 @@ def settle_plan(
         return plan
     if (folder.path / "plan.json").exists():
         plan = folder.plan()
-        if dict(plan.classes) != dict(report.cohort.classes):
-            raise refuse(
-                folder.path / "plan.json",
-                "classes",
-                plan.classes,
-                f"those of the dataset, {report.cohort.classes}",
-                "Correct plan.json, or remove it to have a new one made.",
-            )
+        for name in ("classes", "tree"):
+            found, wanted = getattr(plan, name), getattr(report.cohort, name)
+            if dict(found) != dict(wanted):
+                fix = "Correct plan.json, or remove it to have a new one made."
+                raise refuse(folder.path / "plan.json", name, found, f"that of the dataset, {wanted}", fix)
     else:
         plan = new_plan(fabric, report, settings, start)
     more: dict[str, Any] = {"device": str(fabric.device)}

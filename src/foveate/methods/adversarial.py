@@ -55,7 +55,7 @@ class Adversarial(Method):
 
         with torch.no_grad():
             answers = self.task.probabilities(finest(self.network(batch.strong[0])))
-            labels = torch.where(target.weight > 0, target.values, self.task.probabilities(known[0]))
+            labels = torch.where(self.task.known(target) > 0, target.values, self.task.probabilities(known[0]))
         judged = mistaken(self.critic(labels), 1.0, target.weight) + mistaken(self.critic(answers), 0.0)
         yield "critic", {"critic": judged}
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
-from foveate.layers import conv
 from foveate.methods.method import Builder, Method, divide, weighted
 from foveate.tasks import Segmentation
 
@@ -38,7 +37,7 @@ class DualTask(Method):
     ) -> None:
         super().__init__(network, task, config, decay, build)
         decoder: Any = network.decoder
-        self.head = conv(len(task.spacing), decoder.heads[0].in_channels, task.channels - task.first, kernel=1)
+        self.head = decoder.head(task.channels - task.first)
 
     def players(self) -> dict[str, nn.Module]:
         return {"network": nn.ModuleList([self.network, self.head])}
@@ -49,7 +48,10 @@ class DualTask(Method):
         known, guessed = divide(outputs, count)
         target = task.encode(batch.labels)
         true = signed_distance(target.values[:, task.first :], task.spacing)
-        error = (distances[:count] - true).square().mean(1, keepdim=True)  # [L, 1, *S]
+        # Of a class that some voxel may or may not belong to, as a coarse label has it, no distance is known.
+        told = (task.known(target) == target.weight).flatten(2).all(2)[:, -true.shape[1] :]
+        error = (distances[:count] - true).square() * told.view(*told.shape, *[1] * (true.ndim - 2))
+        error = error.mean(1, keepdim=True)  # [L, 1, *S]
         masks = task.probabilities(torch.cat([known[0], guessed[0]]))[:, task.first :]
         added = {
             "distance": DISTANCE * (error * target.weight).sum() / target.weight.sum().clamp_min(1),

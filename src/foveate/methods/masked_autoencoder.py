@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
-from foveate.layers import conv
 from foveate.methods.method import Builder, Method, Turn
 from foveate.tasks import Segmentation
 
@@ -41,9 +40,8 @@ class MaskedAutoencoder(Method):
         self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None
     ) -> None:
         super().__init__(network, task, config, decay, build)
-        answers: Any = network.decoder.heads[0]  # type: ignore[union-attr, index]  # sees the finest decoded feature
-        channels: Any = network.image_channels
-        self.head = conv(answers.weight.ndim - 2, answers.in_channels, channels, kernel=1)
+        # A new finest head, which sees the finest decoded feature, with a map for each channel of the image.
+        self.head = network.decoder.head(network.image_channels)  # type: ignore[operator, union-attr]
 
     def players(self) -> dict[str, nn.Module]:
         return {"network": nn.ModuleList([self.network, self.head])}

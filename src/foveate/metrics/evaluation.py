@@ -9,6 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from foveate.cohort.tree import coarse_values, leaf_classes
 from foveate.errors import InputError, Problem, refuse
 from foveate.io import PICTURE_SUFFIXES, image_suffix, inspect_label
 from foveate.io.files import grid_difference
@@ -36,6 +39,9 @@ def evaluate(
         dataset.json declares, else every value in the references.
     tolerance_mm: of the surface Dice; pixels for pictures. cases: only these ids. workers: threads.
 
+    With a label tree the leaves are scored. Where a reference stops at a node above them, the case says nothing of the
+    classes below it: they do not apply to it, and neither do the voxels that it labels so.
+
     A case without a prediction, and a structure that only one of the two has, count: Dice 0, surface Dice 0,
     distances as long as the image's diagonal. A class that neither has does not apply to that case. Voxels
     labelled 255 (or the dataset's ignore value) are left out. patients.csv beside the labels groups the
@@ -50,11 +56,13 @@ def evaluate(
     references = find_references(Path(labels))
     ids = _chosen(references, cases, Path(labels))
     files = match_predictions(Path(predictions), references)
-    classes = classes or references.classes
+    tree = {} if classes else references.tree
+    coarse = {} if classes else coarse_values(references.classes or {}, tree)
+    classes = classes or (leaf_classes(references.classes, tree) if references.classes else None)
     ignore = {IGNORE} | ({references.ignore} if references.ignore is not None else set())
 
     def score(case: str) -> _Scored:
-        return _score_files(case, files.get(case), references.files[case], classes, ignore, tolerance_mm)
+        return _score_files(case, files.get(case), references.files[case], classes, coarse, ignore, tolerance_mm)
 
     with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
         scored = list(pool.map(score, ids))
@@ -94,9 +102,18 @@ class _Scored:
 
 
 def _score_files(
-    case: str, prediction: Path | None, reference: Path, classes: Classes | None, ignore: set[int], tolerance: float
+    case: str,
+    prediction: Path | None,
+    reference: Path,
+    classes: Classes | None,
+    coarse: dict[int, set[str]],
+    ignore: set[int],
+    tolerance: float,
 ) -> _Scored:
-    """Read and score one pair. Without declared classes every value that occurs is a class of its own."""
+    """Read and score one pair. Without declared classes every value that occurs is a class of its own.
+
+    coarse: label value -> the classes among which it leaves open what a voxel is.
+    """
     out = _Scored(case, prediction=prediction)
     true, found = inspect_label(reference)
     out.problems += found
@@ -116,13 +133,20 @@ def _score_files(
     if classes is None:
         local = {str(v): v for v in sorted(out.reference_values | (out.prediction_values.keys() - ignore))}
     else:
-        out.problems += _stray(there, _members(classes) | ignore | {0}, reference, case)
+        out.problems += _stray(there, _members(classes) | coarse.keys() | ignore | {0}, reference, case)
     allowed = _members(local or {})
     out.problems += _stray(out.prediction_values, allowed, prediction or reference, case)
     if any(problem.severity == "refuse" for problem in out.problems):
         return out
     predicted = guess.array[0] if guess is not None else None
-    out.scores = score_case(predicted, true.array[0], true.spacing, local or {}, ignore=ignore, tolerance=tolerance)
+    # A coarse value leaves open the classes below it: in this case neither they nor its voxels are scored.
+    left_open = set().union(*(names for value, names in coarse.items() if value in there))
+    local = {name: value for name, value in (local or {}).items() if name not in left_open}
+    truth, ignore = true.array[0], ignore | coarse.keys()
+    if unscored := sorted(allowed - _members(local)):
+        predicted = predicted if predicted is None else np.where(np.isin(predicted, unscored), 0, predicted)
+        truth = np.where(np.isin(truth, unscored), 0, truth)
+    out.scores = score_case(predicted, truth, true.spacing, local, ignore=ignore, tolerance=tolerance)
     return out
 
 

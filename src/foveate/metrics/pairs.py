@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from foveate.cohort import listing
+from foveate.cohort.tree import Tree, read_tree
 from foveate.errors import InputError, Problem, refuse
 from foveate.io import case_stem
 from foveate.metrics.case import Classes
@@ -17,11 +18,12 @@ _LABEL_FOLDERS = ("labelsTr", "labels")
 class References:
     """The label files by case id, and what lies beside them.
 
-    classes: as declared by dataset.json, or None. ignore: its ignore value. patients: case -> patient.
+    classes, tree: as declared by dataset.json, or None and {}. ignore: its ignore value. patients: case -> patient.
     """
 
     files: dict[str, Path]
     classes: Classes | None = None
+    tree: Tree = field(default_factory=dict)
     ignore: int | None = None
     patients: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -39,12 +41,14 @@ def find_references(labels: Path) -> References:
     files = list_images(inner)
     root = inner.parent if inner.name in (*_LABEL_FOLDERS, "labelsTs") else inner
     problems: list[Problem] = []
-    classes, ignore = _declared_classes(root / "dataset.json", problems)
+    classes, tree, ignore = _declared_classes(root / "dataset.json", problems)
     patients = listing.read_patients(root, files, problems)
     if any(problem.severity == "refuse" for problem in problems):
         raise InputError(problem for problem in problems if problem.severity == "refuse")
     # patients.csv may well name cases that have no label: nothing to warn of here.
-    return References(files, classes, ignore, patients, [problem for problem in problems if problem.field != "case"])
+    return References(
+        files, classes, tree, ignore, patients, [problem for problem in problems if problem.field != "case"]
+    )
 
 
 def list_images(folder: Path) -> dict[str, Path]:
@@ -84,11 +88,12 @@ def match_predictions(predictions: Path, references: References) -> dict[str, Pa
     return files
 
 
-def _declared_classes(path: Path, problems: list[Problem]) -> tuple[Classes | None, int | None]:
+def _declared_classes(path: Path, problems: list[Problem]) -> tuple[Classes | None, Tree, int | None]:
     if not path.is_file():
-        return None, None
-    labels = listing.read_json(path).get("labels")
+        return None, {}, None
+    data = listing.read_json(path)
+    labels = data.get("labels")
     if isinstance(labels, dict) and labels and all(key.isdigit() for key in labels):  # MSD: value -> name
         labels = {str(name): int(value) for value, name in labels.items()}
     classes, ignore = listing.read_classes(path, labels, problems)
-    return classes or None, ignore
+    return classes or None, read_tree(path, data.get("tree"), classes, problems), ignore

@@ -5,7 +5,8 @@ the strides; in training it returns logits at full and, with deep supervision, a
 finest first); in evaluation the finest alone ``[B, K, *S]``. ``encode(x)`` gives the features, finest first, that the
 module ``decoder`` turns into logits; ``forward(x, perturb)`` applies ``perturb`` to each of them on the way.
 ``image_channels`` is C. A network that says ``takes_missing`` answers images of which some channels are missing, NaN
-in their place; the others need them all.
+in their place; the others need them all. A decoder of the class ``Decoder`` may end in another head or in a CRF; then
+the image is the last of the features.
 """
 
 from foveate.cohort.plan import Plan
@@ -41,8 +42,23 @@ def network_class(config: NetworkConfig) -> type[UNet]:
 
 
 def build_network(config: NetworkConfig, plan: Plan, channels: int) -> UNet:
-    """The network of the configuration with ``channels`` logit maps. Raises InputError for an unknown name."""
-    return network_class(config)(plan, channels, config)
+    """The network of the configuration with ``channels`` logit maps. Raises InputError for an unknown name, and for a
+    CRF or a head that classes or plan leave nothing to work on."""
+    network = network_class(config)
+    refuse_end(config, plan)
+    return network(plan, channels, config)
+
+
+def refuse_end(config: NetworkConfig, plan: Plan) -> None:
+    """Raise InputError where the classes or the plan leave a CRF or a head nothing to work on."""
+    if config.crf and (plan.regions or plan.tree):
+        found = f"true, and {'regions that overlap' if plan.regions else 'a label tree'}"
+        expected = "classes that exclude each other, between which a conditional random field decides"
+        raise refuse("configuration", "network.crf", found, expected, "Leave it out: --set network.crf=false.")
+    if config.head == "dense_upsampling" and len(plan.widths) < 2:
+        found = "dense_upsampling, and a network of one stage"
+        expected = "two stages: the finest of the decoder is left out"
+        raise refuse("configuration", "network.head", found, expected, "Use network.head=convolution.")
 
 
 __all__ = ["NETWORKS", "FusionUNet", "UNet", "WindowUNet", "build_network", "network_class"]

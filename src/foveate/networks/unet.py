@@ -22,6 +22,8 @@ from foveate.cohort.plan import Plan
 from foveate.config import AttentionSlots, NetworkConfig
 from foveate.errors import refuse
 from foveate.layers import JoiningConv, conv, conv_transpose, instance_norm
+from foveate.networks.crf import CRF
+from foveate.networks.heads import DenseUpsampling
 from foveate.text import closest
 
 Upsampling = Callable[[int, int, int, Sequence[int]], nn.Module]  # (dims, inputs, outputs, stride)
@@ -74,33 +76,51 @@ class Decoder(nn.Module):
     """From the features of an encoder to logits: ``[B, width_i, *S_i]`` finest first -> logits finest first.
 
     In training it answers with logits of every resolution that has a head, in evaluation with the finest alone.
+    With a dense-upsampling head the finest decoded feature, and the first of ``features``, is that of the second stage.
+    With a CRF the image comes last among the features, ``[B, C, *S]``, before and after decoding.
     """
 
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig, up: Upsampling = conv_transpose) -> None:
         super().__init__()
         dims, widths, strides = plan.dims, plan.widths, plan.strides
         self.built_from = plan, channels, config
+        self.finest = 1 if config.head == "dense_upsampling" else 0  # stage that is decoded last
         self.stages = nn.ModuleList(
-            Up(dims, widths[i + 1], widths[i], strides[i + 1], config, up) for i in reversed(range(len(widths) - 1))
+            Up(dims, widths[i + 1], widths[i], strides[i + 1], config, up)
+            for i in reversed(range(self.finest, len(widths) - 1))
         )
         # The two coarsest grids carry too few voxels to be worth a loss of their own.
         heads = max(len(widths) - 2, 1) if config.deep_supervision else 1
-        self.heads = nn.ModuleList(conv(dims, width, channels, kernel=1) for width in widths[:heads])
+        coarser = (conv(dims, width, channels, kernel=1) for width in widths[1:heads])
+        self.heads = nn.ModuleList([self.head(channels), *coarser])
+        self.crf = CRF(channels, plan.spacing) if config.crf else None
+
+    def head(self, channels: int) -> nn.Module:
+        """A new head of full resolution on the finest decoded feature: ``features(...)[0] -> [B, channels, *S]``."""
+        plan, _, _ = self.built_from
+        if self.finest:
+            return DenseUpsampling(plan.dims, plan.widths[1], channels, plan.strides[1])
+        return conv(plan.dims, plan.widths[0], channels, kernel=1)
 
     def features(self, skips: Sequence[Tensor]) -> list[Tensor]:
         """Decoded features ``[B, width_i, *S_i]``, finest first."""
-        *skips, x = skips
+        image = skips[-1:] if self.crf else []
+        *skips, x = skips[: len(skips) - len(image)]
         features = [x]  # of use to a head only where there is a single stage
         for stage in self.stages:
             x = stage(x, skips.pop())
             features.append(x)
-        return features[::-1]
+        return [*features[::-1], *image]
 
     def logits(self, features: Sequence[Tensor]) -> Tensor | list[Tensor]:
         """What ``forward`` answers, from the decoded features."""
+        finest = self.heads[0](features[0])
+        if self.crf:
+            finest = self.crf(finest, features[-1])
         if not self.training:
-            return self.heads[0](features[0])
-        return [head(feature) for head, feature in zip(self.heads, features, strict=False)]
+            return finest
+        coarser = zip(self.heads[1:], features[1 - self.finest :], strict=False)
+        return [finest, *(head(feature) for head, feature in coarser)]
 
     def forward(self, skips: Sequence[Tensor]) -> Tensor | list[Tensor]:
         return self.logits(self.features(skips))
@@ -133,12 +153,13 @@ class UNet(nn.Module):
             yield Residual(plan.dims, i, o, stride)
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        """Features of every stage, finest first: ``[B, width_i, *S / strides up to i]``."""
-        features = []
+        """Features of every stage, finest first: ``[B, width_i, *S / strides up to i]``; x itself last for a CRF."""
+        # A missing modality looks the same everywhere to the CRF, which is to say nothing.
+        features, image = [], [x.nan_to_num()] if self.decoder.crf else []
         for stage in self.encoder:
             x = stage(x)
             features.append(x)
-        return [*features[:-1], self.bottleneck(x)]
+        return [*features[:-1], self.bottleneck(x), *image]
 
     def forward(self, x: Tensor, perturb: Callable[[Tensor], Tensor] | None = None) -> Tensor | list[Tensor]:
         features = self.encode(x)

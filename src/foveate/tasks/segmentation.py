@@ -59,6 +59,10 @@ class Segmentation:
         # A region is painted over those that contain it, in whatever order the classes are declared.
         self.painting = sorted(range(len(members)), key=lambda k: -len(set(members[k])))
 
+    def known(self, target: Target) -> Tensor:
+        """How much each channel of a target may teach at each voxel: its weight ``[B, 1, *S]``, the same for all."""
+        return target.weight
+
     def encode(self, labels: Tensor) -> Target:
         """Label values ``[B, *S]`` uint8 -> Target; 255 is ignored."""
         index = labels.long()
@@ -89,20 +93,19 @@ class Segmentation:
         return {"entropy": torch.stack([share * mean for share, mean in zip(shares, means, strict=True)]).sum()}
 
     def _loss_at(self, logits: Tensor, target: Target) -> dict[str, Tensor]:
-        values, weight = target.values, target.weight
+        entropy = (self.cross_entropy(logits, target.values) * target.weight).sum()
+        overlap = soft_dice(self.probabilities(logits), target.values, self.known(target), self.first)
+        return {"dice": 1 - overlap.mean(), "ce": entropy / target.weight.sum().clamp_min(1)}
+
+    def cross_entropy(self, logits: Tensor, values: Tensor) -> Tensor:
+        """Of float32 logits against target values, both ``[B, K, *S]``, at every voxel: ``[B, 1, *S]``."""
         if self.regions:
-            entropy = F.binary_cross_entropy_with_logits(logits, values, reduction="none").mean(1, keepdim=True)
-        else:
-            entropy = -(values * logits.log_softmax(1)).sum(1, keepdim=True)
-        cross_entropy = (entropy * weight).sum() / weight.sum().clamp_min(1)
-        return {
-            "dice": 1 - soft_dice(self.probabilities(logits), values, weight, self.first).mean(),
-            "ce": cross_entropy,
-        }
+            return F.binary_cross_entropy_with_logits(logits, values, reduction="none").mean(1, keepdim=True)
+        return -(values * logits.log_softmax(1)).sum(1, keepdim=True)
 
     def _squared_error_at(self, logits: Tensor, target: Target) -> dict[str, Tensor]:
-        error = (self.probabilities(logits) - target.values).square().mean(1, keepdim=True)
-        return {"mse": (error * target.weight).sum() / target.weight.sum().clamp_min(1)}
+        error = (self.probabilities(logits) - target.values).square() * self.known(target)
+        return {"mse": error.mean(1).sum() / target.weight.sum().clamp_min(1)}
 
     @property
     def first(self) -> int:
@@ -116,10 +119,11 @@ class Segmentation:
     def pseudo_label(self, logits: Tensor, confidence: float = 0.0) -> Target:
         """A teacher's answer as a target: its probabilities, with weight 1 where it is sure to ``confidence``."""
         values = self.probabilities(logits)
-        sureness = (
-            torch.maximum(values, 1 - values).amin(1, keepdim=True) if self.regions else values.amax(1, keepdim=True)
-        )
-        return Target(values, (sureness >= confidence).float())
+        return Target(values, (self.sureness(values) >= confidence).float())
+
+    def sureness(self, values: Tensor) -> Tensor:
+        """Probability of the likeliest answer, of probabilities ``[B, K, *S]``: ``[B, 1, *S]``."""
+        return torch.maximum(values, 1 - values).amin(1, keepdim=True) if self.regions else values.amax(1, keepdim=True)
 
     def entropy(self, values: Tensor) -> Tensor:
         """Entropy of probabilities ``[B, K, *S]`` as a share of the largest possible, in [0, 1]: ``[B, 1, *S]``.
@@ -152,10 +156,14 @@ class Segmentation:
             for k in self.painting:
                 labels = torch.where(logits[:, k] > 0, values[k], labels)
         else:
-            labels = values[logits.max(1).indices]  # several times as fast as argmax on a CPU
+            labels = values[self.likeliest(logits)]
         if sureness:
             labels[self.pseudo_label(logits, sureness).weight[:, 0] == 0] = IGNORE
         return labels
+
+    def likeliest(self, logits: Tensor) -> Tensor:
+        """The channel of the likeliest class ``[B, *S]``; not for regions."""
+        return logits.max(1).indices  # several times as fast as argmax on a CPU
 
     def score(self, predicted: Tensor, labels: Tensor) -> Tensor:
         """Hard Dice per class ``[len(classes)]`` over a batch of label maps ``[B, *S]``; NaN where both lack it."""
@@ -179,9 +187,11 @@ class Segmentation:
 def soft_dice(p: Tensor, t: Tensor, weight: Tensor, first: int = 0) -> Tensor:
     """Soft Dice per channel from ``first`` on, over the whole batch: 2 sum(w p t) / sum(w (p + t)), ``[K - first]``.
 
-    p, t: ``[B, K, *S]`` in [0, 1]; weight ``[B, 1, *S]``. Over the batch rather than per image, so that a patch
-    without the structure does not turn one false voxel into a Dice of zero. Source: Milletari 2016, without squares.
+    p, t: ``[B, K, *S]`` in [0, 1]; weight ``[B, 1, *S]``, or ``[B, K, *S]``, each channel's own. Over the batch rather
+    than per image, so that a patch without the structure does not turn one false voxel into a Dice of zero.
+    Source: Milletari 2016, without squares.
     """
+    weight = weight[:, first:] if weight.shape[1] > 1 else weight
     p, t = p[:, first:] * weight, t[:, first:]
     axes = (0, *range(2, p.ndim))
     return (2 * (p * t).sum(axes) + 1e-5) / (p.sum(axes) + (t * weight).sum(axes) + 1e-5)
