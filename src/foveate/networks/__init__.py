@@ -11,6 +11,8 @@ from torch import nn
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
+from foveate.networks.attention_unet import AttentionUNet, PyramidUNet
+from foveate.networks.ms_can import MultiScaleUNet
 from foveate.networks.unet import UNet
 from foveate.networks.window_unet import WindowUNet
 from foveate.text import closest
@@ -18,6 +20,9 @@ from foveate.text import closest
 NETWORKS: dict[str, type[nn.Module]] = {
     "unet": UNet,
     "window_unet": WindowUNet,
+    "attention_unet": AttentionUNet,
+    "spp_attention": PyramidUNet,
+    "ms_can": MultiScaleUNet,
 }
 
 
@@ -34,4 +39,4 @@ def build_network(config: NetworkConfig, plan: Plan, channels: int) -> nn.Module
     return NETWORKS[config.name](plan, channels, config)
 
 
-__all__ = ["NETWORKS", "UNet", "WindowUNet", "build_network"]
+__all__ = ["NETWORKS", "AttentionUNet", "MultiScaleUNet", "PyramidUNet", "UNet", "WindowUNet", "build_network"]
