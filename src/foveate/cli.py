@@ -80,7 +80,9 @@ def train(
             "pre-trains."
         ),
     ] = None,
-    network: Annotated[str | None, typer.Option(help="unet (default) or window_unet.")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="unet (default), window_unet, attention_unet, spp_attention or ms_can.")
+    ] = None,
     init: Annotated[
         Path | None, typer.Option(help="Run whose weights training starts from, with its plan.", metavar="RUN")
     ] = None,
