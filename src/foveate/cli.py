@@ -81,7 +81,11 @@ def train(
         ),
     ] = None,
     network: Annotated[
-        str | None, typer.Option(help="unet (default), window_unet, dual_attention, hybrid or fusion_unet.")
+        str | None,
+        typer.Option(
+            help="unet (default), attention_unet, dual_attention, fusion_unet, hybrid, ms_can, spp_attention or "
+            "window_unet."
+        ),
     ] = None,
     init: Annotated[
         Path | None, typer.Option(help="Run whose weights training starts from, with its plan.", metavar="RUN")

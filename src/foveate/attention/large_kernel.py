@@ -2,9 +2,9 @@
 
 Source: Guo et al., "Visual Attention Network", Computational Visual Media 2023 (arXiv 2202.09741), eq. 1-2: a kernel of
 21 as one of 5 and one of 7 with dilation 3. Departures: both kernels are products of strips, as in Lau et al., "Large
-Separable Kernel Attention", Expert Systems with Applications 2024, because a depthwise kernel of 7^3 costs a CPU ten
-times a 3^3 convolution; one bias, behind the last convolution (nothing but linear maps lies before it), and it starts
-at one, so that the block, which has no residual path here, starts close to the identity.
+Separable Kernel Attention", Expert Systems with Applications 2024, because a depthwise kernel of 5^3 alone costs a CPU
+four times a full 3^3 convolution; one bias, behind the last convolution (nothing but linear maps lies before it), and
+it starts at one, so that the block, which has no residual path here, starts close to the identity.
 """
 
 from __future__ import annotations

@@ -12,9 +12,11 @@ the image is the last of the features.
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
+from foveate.networks.attention_unet import AttentionUNet, PyramidUNet
 from foveate.networks.dual_attention import DualAttentionUNet
 from foveate.networks.fusion_unet import FusionUNet
 from foveate.networks.hybrid import HybridUNet
+from foveate.networks.ms_can import MultiScaleUNet
 from foveate.networks.unet import UNet
 from foveate.networks.window_unet import WindowUNet
 from foveate.text import closest
@@ -25,6 +27,9 @@ NETWORKS: dict[str, type[UNet]] = {
     "fusion_unet": FusionUNet,
     "dual_attention": DualAttentionUNet,
     "hybrid": HybridUNet,
+    "attention_unet": AttentionUNet,
+    "spp_attention": PyramidUNet,
+    "ms_can": MultiScaleUNet,
 }
 
 
@@ -61,4 +66,4 @@ def refuse_end(config: NetworkConfig, plan: Plan) -> None:
         raise refuse("configuration", "network.head", found, expected, "Use network.head=convolution.")
 
 
-__all__ = ["NETWORKS", "FusionUNet", "UNet", "WindowUNet", "build_network", "network_class"]
+__all__ = ["NETWORKS", "build_network", "network_class"]
