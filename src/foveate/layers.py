@@ -48,7 +48,7 @@ class JoiningConv(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         of_x, of_other = self.weight.chunk(2, dim=1)
-        return self.convolve(x, of_x, padding=1) + self.convolve(other, of_other, padding=1)
+        return self.convolve(x, of_x, padding=1).add_(self.convolve(other, of_other, padding=1))
 
 
 def conv_transpose(dims: int, inputs: int, outputs: int, stride: Sequence[int]) -> nn.Module:

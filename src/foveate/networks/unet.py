@@ -46,7 +46,7 @@ class Residual(nn.Module):
         self.act = nn.LeakyReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.body(x) + self.shortcut(x))
+        return self.act(self.body(x).add_(self.shortcut(x)))
 
 
 class Up(nn.Module):
