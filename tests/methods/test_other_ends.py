@@ -11,7 +11,7 @@ from foveate.tasks import build_task
 
 
 @pytest.mark.parametrize("end", [{"crf": True}, {"head": "dense_upsampling"}], ids=["crf", "dense"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"deep_belief"}))  # which trains a layer at a time, no decoder
 def test_all_of_the_network_learns(name, end):
     task = build_task(PLAN)
     torch.manual_seed(0)
