@@ -7,52 +7,30 @@ attend alike at every image size; gamma starts at 0.1, not at 0, which would lea
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.attention.dot_product import (
-    GAMMA,
-    MAX_TOKENS,
-    check_tokens,
-    received,
-    scaled_dot_product,
-    to_image,
-    to_tokens,
-)
+from foveate.attention.dot_product import GAMMA
+from foveate.attention.non_local import NonLocal
 
 
-class Position(nn.Module):
+class Position(NonLocal):
     """x + gamma softmax(q k^T / sqrt(C / 8)) v, q and k of C / 8 channels, v of C; x ``[B, C, *S]``.
 
     Raises InputError for more voxels than ``max_tokens``.
     """
 
-    inputs: ClassVar[int] = 1
-    max_tokens: int = MAX_TOKENS
+    name: ClassVar[str] = "position"
 
-    def __init__(self, channels: int, spatial_dims: int) -> None:
-        super().__init__()
+    def embedded(self, channels: int) -> tuple[int, int, int]:
         hidden = max(channels // 8, 1)
-        self.widths = hidden, hidden, channels
-        self.qkv = nn.Linear(channels, sum(self.widths), bias=False)
-        self.gamma = nn.Parameter(torch.tensor(GAMMA))
+        return hidden, hidden, channels
 
-    def embed(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Queries and keys ``[B, 1, N, C / 8]``, values ``[B, 1, N, C]``."""
-        check_tokens("attention", "position", math.prod(x.shape[2:]), self.max_tokens)
-        return self.qkv(to_tokens(x))[:, None].split(self.widths, dim=-1)
-
-    def attention(self, x: Tensor) -> Tensor:
-        """What each voxel receives, mean over queries: ``[B, 1, *S]``, which sums to 1."""
-        q, k, _ = self.embed(x)
-        return (received(q, k) / q.shape[2]).unflatten(2, x.shape[2:])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.gamma * to_image(scaled_dot_product(*self.embed(x))[:, 0], x.shape[2:])
+    def projection(self, channels: int) -> nn.Module:
+        return nn.Identity()
 
 
 class Channel(nn.Module):

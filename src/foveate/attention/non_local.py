@@ -31,19 +31,29 @@ class NonLocal(nn.Module):
     """
 
     inputs: ClassVar[int] = 1
+    name: ClassVar[str] = "non_local"
     max_tokens: int = MAX_TOKENS
 
     def __init__(self, channels: int, spatial_dims: int) -> None:
         super().__init__()
-        hidden = max(channels // 2, 1)
-        self.qkv = nn.Linear(channels, 3 * hidden, bias=False)
-        self.project = nn.Linear(hidden, channels)
+        self.widths = self.embedded(channels)
+        self.qkv = nn.Linear(channels, sum(self.widths), bias=False)
+        self.project = self.projection(channels)
         self.gamma = nn.Parameter(torch.tensor(GAMMA))
 
+    def embedded(self, channels: int) -> tuple[int, int, int]:
+        """Channels of queries, keys and values."""
+        hidden = max(channels // 2, 1)
+        return hidden, hidden, hidden
+
+    def projection(self, channels: int) -> nn.Module:
+        """From the values' channels back to the image's."""
+        return nn.Linear(self.widths[-1], channels)
+
     def embed(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values, each ``[B, 1, N, C / 2]``."""
-        check_tokens("attention", "non_local", math.prod(x.shape[2:]), self.max_tokens)
-        return self.qkv(to_tokens(x))[:, None].chunk(3, dim=-1)
+        """Queries, keys and values, each ``[B, 1, N, width]``."""
+        check_tokens("attention", self.name, math.prod(x.shape[2:]), self.max_tokens)
+        return self.qkv(to_tokens(x))[:, None].split(self.widths, dim=-1)
 
     def attention(self, x: Tensor) -> Tensor:
         """What each voxel receives, mean over queries: ``[B, 1, *S]``, which sums to 1."""

@@ -26,9 +26,9 @@ class FusionUNet(UNet):
 
     takes_missing: ClassVar[bool] = True
 
-    @staticmethod
-    def stages(plan: Plan) -> Iterator[nn.Module]:
-        first, *others = UNet.stages(plan)
+    @classmethod
+    def stages(cls, plan: Plan) -> Iterator[nn.Module]:
+        first, *others = super().stages(plan)
         count = len(plan.channels)
         yield first if count == 1 else ModalityStems(plan.dims, count, plan.widths[0], plan.strides[0])
         yield from others

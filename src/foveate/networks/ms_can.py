@@ -9,30 +9,18 @@ that of the U-Net, one convolution per stage, not the Hamburger.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from foveate.attention import MultiScaleConv
 from foveate.attention.box import DepthwiseBox
-from foveate.cohort.plan import Plan
 from foveate.layers import conv, instance_norm
-from foveate.networks.unet import Residual, UNet
+from foveate.networks.unet import UNet
 
 EXPANSION = 2  # of the hidden layer behind every attention
 SCALE = 0.1  # of what a block adds, before it has learnt
-
-
-class MultiScaleUNet(UNet):
-    """A U-Net with multi-scale attention in every encoder stage below full resolution, or in the only stage."""
-
-    @staticmethod
-    def stages(plan: Plan) -> Iterator[nn.Module]:
-        inputs = [len(plan.channels), *plan.widths[:-1]]
-        for depth, (i, o, stride) in enumerate(zip(inputs, plan.widths, plan.strides, strict=True)):
-            attends = depth > 0 or len(plan.widths) == 1
-            yield (MultiScaleStage if attends else Residual)(plan.dims, i, o, stride)
 
 
 class MultiScaleStage(nn.Module):
@@ -62,3 +50,9 @@ class MultiScaleStage(nn.Module):
         x = self.embed(x)
         x = x + self.scale[0] * self.attend(x)
         return x + self.scale[1] * self.mlp(x)
+
+
+class MultiScaleUNet(UNet):
+    """A U-Net with multi-scale attention in every encoder stage below full resolution, or in the only stage."""
+
+    stage = MultiScaleStage

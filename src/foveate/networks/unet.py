@@ -131,6 +131,7 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
+    stage: ClassVar[type[nn.Module]] = Residual
     takes_missing: ClassVar[bool] = False
 
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
@@ -145,12 +146,16 @@ class UNet(nn.Module):
         self.bottleneck = build_attention("bottleneck", config.attention.bottleneck, widths[-1], dims)
         self.decoder = Decoder(plan, channels, config)
 
-    @staticmethod
-    def stages(plan: Plan) -> Iterator[nn.Module]:
-        """The stages of the encoder, finest first: ``[B, width_i-1, *S] -> [B, width_i, *S / stride_i]``."""
+    @classmethod
+    def stages(cls, plan: Plan) -> Iterator[nn.Module]:
+        """The stages of the encoder, finest first: ``[B, width_i-1, *S] -> [B, width_i, *S / stride_i]``.
+
+        That of full resolution is a residual block, unless it is the only one: other kinds cost most where they see
+        least.
+        """
         inputs = [len(plan.channels), *plan.widths[:-1]]
-        for i, o, stride in zip(inputs, plan.widths, plan.strides, strict=True):
-            yield Residual(plan.dims, i, o, stride)
+        for depth, (i, o, stride) in enumerate(zip(inputs, plan.widths, plan.strides, strict=True)):
+            yield (cls.stage if depth or len(plan.widths) == 1 else Residual)(plan.dims, i, o, stride)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Features of every stage, finest first: ``[B, width_i, *S / strides up to i]``; x itself last for a CRF."""

@@ -10,26 +10,13 @@ decoder is that of the U-Net.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from foveate.attention.window import WindowAttention
-from foveate.cohort.plan import Plan
 from foveate.layers import conv, hidden_layer
-from foveate.networks.unet import Residual, UNet
-
-
-class WindowUNet(UNet):
-    """A U-Net with two blocks of window attention, plain and shifted, in every encoder stage below full resolution, or
-    in the only stage."""
-
-    @staticmethod
-    def stages(plan: Plan) -> Iterator[nn.Module]:
-        inputs = [len(plan.channels), *plan.widths[:-1]]
-        for depth, (i, o, stride) in enumerate(zip(inputs, plan.widths, plan.strides, strict=True)):
-            attends = depth > 0 or len(plan.widths) == 1
-            yield (WindowStage if attends else Residual)(plan.dims, i, o, stride)
+from foveate.networks.unet import UNet
 
 
 class WindowStage(nn.Module):
@@ -58,3 +45,10 @@ class WindowBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm(x))
         return x + self.mlp(x)
+
+
+class WindowUNet(UNet):
+    """A U-Net with two blocks of window attention, plain and shifted, in every encoder stage below full resolution, or
+    in the only stage."""
+
+    stage = WindowStage
