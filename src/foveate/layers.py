@@ -37,7 +37,7 @@ class JoiningConv(nn.Module):
     """3^D convolution of two features joined along their channels: ``[B, I, *S]`` each -> ``[B, O, *S]``.
 
     Each is convolved by its half of the weights and the results are added, which is the same. So the joined feature is
-    neither made, nor kept for the backward pass, nor cut up there: a step of the U-Net takes 3% less.
+    neither made, nor kept for the backward pass, nor cut up there.
     """
 
     def __init__(self, dims: int, inputs: int, outputs: int) -> None:
