@@ -67,8 +67,9 @@ def _reading(settings: Settings) -> str:
     return (
         f"One image of {settings.channels} channels: milliseconds of forward + backward, the fastest of a few steps, "
         "and the most memory that torch held at once beyond weights and input. Exponents are fitted through the "
-        "three largest sizes, as small ones measure the cost of a call. A convolution is two 3-wide ones, of "
-        "a width between them that comes closest to the block's parameters, and at least one channel; ratios are those "
+        "three largest sizes, as small ones measure the cost of a call. A convolution is one of 3 voxels "
+        "per axis and one of a single voxel, of the width between them that comes closest to the block's parameters "
+        "(both of a single voxel for the smallest blocks), and at least one channel; ratios are those "
         f"at the largest size that was measured. Full attention is `{FULL}`, whose limit of voxels is lifted here. "
         f"A size is over the bound where a step would take more than {settings.bound:g} s."
     )
