@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from foveate.bench.rows import ALL, Row
-from foveate.bench.table import BASELINE, Estimate, group_rows, mean_dice
+from foveate.bench.table import BASELINE, Estimate, Group, Key, group_rows, mean_dice
 from foveate.files import write_atomic
 
 INK = "#30343b"
@@ -25,7 +25,10 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
     """Draw the rows of one setting (see ``table.Setting``) into a PNG file."""
     figure = Figure(figsize=(7.2, 4.2), dpi=150)
     axes = figure.add_subplot()
-    groups = {key: mean_dice(group) for key, group in group_rows(rows).items()}
+    found = group_rows(rows)
+    groups = {key: mean_dice(group) for key, group in found.items()}
+    # A method that ran with fewer seeds stands higher or lower by the draws that it had: the legend says so.
+    uneven = len({len(group) for (labels, _), group in found.items() if labels != ALL}) > 1
     counts = sorted({int(labels) for labels, _ in groups if labels != ALL})
     lines: dict[str, dict[int, Estimate]] = {}
     for (labels, method), dice in groups.items():
@@ -43,7 +46,7 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
             [place + shift for place in points],
             [dice.value for dice in points.values()],
             yerr=bars,
-            label=method,
+            label=f"{method}, {_seeds(found, method)}" if uneven else method,
             color=colour,
             marker=marker,
             ms=6,
@@ -60,6 +63,12 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
     out = io.BytesIO()
     FigureCanvasAgg(figure).print_png(out)
     write_atomic(path, out.getvalue())
+
+
+def _seeds(groups: Mapping[Key, Group], method: str) -> str:
+    """How many seeds a method ran with, in words: the least over numbers of labels."""
+    count = min(len(group) for (labels, name), group in groups.items() if name == method and labels != ALL)
+    return f"{count} seed{'s' * (count > 1)}"
 
 
 def write_forest(estimates: Mapping[str, Estimate], title: str, path: Path) -> None:
