@@ -24,22 +24,8 @@ from foveate.bench.table import Estimate, Group, cell, group_rows, mean, mean_di
 from foveate.errors import refuse
 from foveate.text import closest
 
-USUAL = {
-    "gate": "skip",
-    "aff": "skip",
-    "spp": "bottleneck",
-    "non_local": "bottleneck",
-    "position": "bottleneck",
-    "channel": "bottleneck",
-    "criss_cross": "bottleneck",
-    "axial": "bottleneck",
-    "linear": "bottleneck",
-    "external": "bottleneck",
-    "window": "bottleneck",
-    "neighbourhood": "bottleneck",
-    "deformable": "bottleneck",
-    "epa": "bottleneck",
-}
+_COARSE = "spp non_local position channel criss_cross axial linear external window neighbourhood deformable epa"
+USUAL = {"gate": "skip", "aff": "skip", **dict.fromkeys(_COARSE.split(), "bottleneck")}
 """Where a block usually sits in published networks; those that are not named here follow every encoder stage."""
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from foveate.bench.attention import CONVOLUTION, FULL, Point, Settings, slope
@@ -16,6 +14,7 @@ from foveate.bench.machine import commit, cores, machine
 from foveate.bench.page import markdown_table
 from foveate.bench.plot import COLOURS, INK
 from foveate.files import write_atomic
+from foveate.report.pictures import png_bytes
 
 COLUMNS = 5  # of small plots
 
@@ -125,6 +124,4 @@ def write_plot(points: Sequence[Point], quantity: str, label: str, path: Path) -
     figure.supylabel(label, color=INK, fontsize=9)
     width, height = figure.get_size_inches()
     figure.subplots_adjust(0.7 / width, 0.55 / height, 1 - 0.1 / width, 1 - 0.6 / height, 0.12, 0.3)
-    out = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(out)
-    write_atomic(path, out.getvalue())
+    write_atomic(path, png_bytes(figure))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from foveate.bench.rows import ALL, Row
 from foveate.bench.table import BASELINE, Estimate, Group, Key, group_rows, mean_dice
 from foveate.files import write_atomic
+from foveate.report.pictures import png_bytes
 
 INK = "#30343b"
 # Paul Tol's "muted" colours, which people with any common colour blindness can tell apart; the baseline is grey.
@@ -60,9 +59,7 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
         axes.axhline(ceiling.value, color=INK, ls=(0, (5, 3)), lw=1.4, label=f"supervised, all {cases} labels")
         axes.axhspan(ceiling.low, ceiling.high, color=INK, alpha=0.08, lw=0)
     _finish(figure, counts, rows[0])
-    out = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(out)
-    write_atomic(path, out.getvalue())
+    write_atomic(path, png_bytes(figure))
 
 
 def _seeds(groups: Mapping[Key, Group], method: str) -> str:
@@ -87,9 +84,7 @@ def write_forest(estimates: Mapping[str, Estimate], title: str, path: Path) -> N
         spine.set_visible(side == "bottom")
         spine.set_color(INK)
     figure.tight_layout()
-    out = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(out)
-    write_atomic(path, out.getvalue())
+    write_atomic(path, png_bytes(figure))
 
 
 def _finish(figure: Figure, counts: Sequence[int], row: Row) -> None:
