@@ -110,11 +110,13 @@ class Config(Strict):
     validation: labelled cases held back to show a validation Dice, which chooses nothing; ``auto`` holds back a tenth
     once there are twenty labelled cases: with fewer, every label is worth more in training.
     init: run or model folder whose weights training starts from. pretrain: weights made within the run, to start from.
+    clock: what minutes count: time as it passes, or the processor's time per thread, for comparisons beside other work.
     unlabelled_outliers: unlabelled scans that look unlike the cohort are set aside, or kept and only said.
     """
 
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, gt=0)
+    clock: Literal["wall", "processor"] = "wall"
     seed: int = Field(default=0, ge=0)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|gpu(:\d+)?)$")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -169,6 +169,8 @@ def test_a_peer_is_scored_like_everybody(tmp_path: Path, recwarn: pytest.Warning
         ({"labels": (0,)}, "at least one label"),
         ({"seeds": 0}, "--seeds"),
         ({"minutes": -1.0}, "--minutes"),
+        ({"clock": "sun"}, "--clock"),
+        ({"clock": "processor", "peers": {"x": Path(__file__)}}, "--clock"),
         ({"peers": {"a/b": Path("x")}}, "letters, digits"),
         ({"peers": {"ab": Path("absent.py")}}, "absent.py"),
         ({"docs": (Path("absent.md"), "toy")}, "absent.md"),
@@ -191,8 +193,8 @@ def test_the_command_hands_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(bench, "label_efficiency", lambda asked, told: given.append(asked) or "")
     line = (
         "bench label-efficiency a_b --score s.txt --methods all --labels 4,8 --seeds 2 --minutes 1.5 --without w.txt "
-        "--ceiling --peer x=y.py --peer z=w=.py --threads 3 --device gpu --classes one=1,two=2 --results r --work w "
-        "--docs d.md --dry-run --only-table"
+        "--ceiling --peer x=y.py --peer z=w=.py --threads 3 --device gpu --clock processor --classes one=1,two=2 "
+        "--results r --work w --docs d.md --dry-run --only-table"
     )
     for extra, section in (([], "a-b"), (["--section", "c"], "c")):
         with pytest.raises(SystemExit) as caught:
@@ -210,6 +212,7 @@ def test_the_command_hands_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
             peers={"x": Path("y.py"), "z": Path("w=.py")},
             threads=3,
             device="gpu",
+            clock="processor",
             classes={"one": 1, "two": 2},
             results=Path("r"),
             work=Path("w"),

@@ -52,6 +52,7 @@ class Run:
     minutes: float
     threads: int
     device: str
+    clock: str = "wall"
 
     @property
     def name(self) -> str:
@@ -128,6 +129,7 @@ class Bench:
     without: str
     threads: int
     device: str
+    clock: str
     peers: Mapping[str, Path]
     work: Path
     commit: str = field(default_factory=commit)
@@ -213,7 +215,7 @@ class Bench:
         """The train command but for its bound. labels: None for all of them."""
         method, slots = split_variant(method)
         command: list[str | Path] = ["train", self.work / "train", folder, "--method", method, "--seed", str(seed)]
-        command += ["--device", self.device, "--set", "validation=0"]
+        command += ["--device", self.device, "--set", "validation=0", "--set", f"clock={self.clock}"]
         for slot, block in slots.items():
             command += ["--set", f"network.attention.{slot}={block}"]
         return command + (["--labelled", self._labelled(labels, seed)] if labels is not None else [])

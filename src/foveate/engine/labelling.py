@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +53,7 @@ class Labelling:
 
     def make(self, between: Callable[[int, int], None]) -> None:
         """The next round. ``between`` is told how many scans are labelled, of how many, after each of them."""
-        number, started = self.sampler.round + 1, time.monotonic()
+        number, started = self.sampler.round + 1, self.schedule.now()
         names = sorted(self.sampler.unlabelled)
         random.Random(f"labelling {number}").shuffle(names)  # which scans a short time reaches
         views = draw_views(VIEWS, self.predictor.plan.spacing, self.predictor.plan.mirror_axes, number)
@@ -62,7 +61,7 @@ class Labelling:
             if not self._labelled(name, number).label_path.exists():  # type: ignore[union-attr]
                 self._label(name, number, views)
             between(done, len(names))
-            if self.schedule.seconds and time.monotonic() - started > SHARE * self.schedule.seconds:
+            if self.schedule.seconds and self.schedule.now() - started > SHARE * self.schedule.seconds:
                 break
         self.use(number)
 
