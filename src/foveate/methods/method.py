@@ -26,6 +26,8 @@ class Method(nn.Module):
     start: progress from which unlabelled scans teach, unless the configuration says otherwise.
     learns_labels: false of pre-training, which sees every scan as an image and leaves no segmenter behind.
     watches_images: true of pre-training whose images held back show what it has learnt by heart.
+    unlabelled_weight: weight of the unlabelled loss once ramped up, unless the configuration says otherwise. A squared
+        difference of probabilities is small beside cross-entropy and Dice, so methods that learn by it weigh it more.
     confidence: a pseudo-label teaches where it is surer than this, unless the configuration says otherwise (sureness).
     build: makes another network for the same task and plan, with other random weights; ``build("name")`` one of
         another architecture. For the methods that train more than one.
@@ -40,6 +42,7 @@ class Method(nn.Module):
     watches_images: ClassVar[bool] = False
     confidence: ClassVar[float] = 0.0
     start: float = 0.2
+    unlabelled_weight: float = 1.0
 
     def __init__(
         self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None
@@ -48,6 +51,8 @@ class Method(nn.Module):
         self.network, self.task, self.config, self.decay = network, task, config, decay
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
         self.start = self.start if config.start is None else config.start
+        weight = config.unlabelled_weight
+        self.unlabelled_weight = self.unlabelled_weight if weight is None else weight
         self.sureness = self.confidence if config.confidence is None else config.confidence
 
     def players(self) -> dict[str, nn.Module]:
@@ -63,7 +68,7 @@ class Method(nn.Module):
         if not self.uses_unlabelled or progress < self.start:
             return 0.0
         t = 1.0 if self.config.ramp == 0 else min((progress - self.start) / self.config.ramp, 1.0)
-        return self.config.unlabelled_weight * math.exp(-5.0 * (1 - t) ** 2)
+        return self.unlabelled_weight * math.exp(-5.0 * (1 - t) ** 2)
 
     def shares(self, batch: int, progress: float) -> tuple[int, int]:
         """How many of ``batch`` images are labelled and unlabelled. Unlabelled ones replace labelled ones, so that a
