@@ -6,6 +6,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from foveate.batches.cache import PreparedCase, PreparedCohort, write_array
@@ -13,6 +14,7 @@ from foveate.batches.prepare import sample_voxels
 from foveate.batches.sampler import Sampler
 from foveate.engine.schedule import Schedule
 from foveate.methods import Method
+from foveate.predict.pieces import Values, of_one_piece, open_smaller_pieces
 from foveate.predict.predictor import Predictor
 from foveate.predict.views import View, draw_views
 
@@ -25,7 +27,8 @@ class Labelling:
 
     The first round is made at the method's start, the others follow evenly. folder: one folder a round, because a run
     that goes on from an older checkpoint needs the round before; every file in them was written whole, so that a round
-    that was cut short goes on where it stopped.
+    that was cut short goes on where it stopped. Where the labels show a structure in one piece, what a pseudo-label has
+    apart from the largest teaches nothing.
     """
 
     def __init__(
@@ -84,11 +87,18 @@ class Labelling:
         stem = self.folder / f"round-{number}" / case.image_path.stem
         return replace(case, label_path=stem.with_suffix(".label.npy"), voxels_path=stem.with_suffix(".voxels.npy"))
 
+    @cached_property
+    def whole(self) -> dict[str, Values]:
+        """Classes that the labels of the scans that teach show in one piece."""
+        labels = (self.prepared[name].label for name in self.sampler.labelled)
+        return of_one_piece((label for label in labels if label is not None), self.predictor.plan.classes)
+
     def _label(self, name: str, number: int, views: list[View]) -> None:
         case = self._labelled(name, number)
         assert case.label_path is not None
         assert case.voxels_path is not None
         case.label_path.parent.mkdir(parents=True, exist_ok=True)
         labels = self.predictor.predict_prepared(case.image, views, self.method.sureness)
+        labels = open_smaller_pieces(labels, self.whole)
         write_array(case.voxels_path, sample_voxels(labels))
         write_array(case.label_path, labels)  # last: it is what makes the case labelled
