@@ -118,8 +118,6 @@ def check_methods(settings: Settings) -> list[str]:
             raise refuse(adapter, "file", "nothing", "a peer's adapter", "Check the path given to --peer.")
     if settings.clock not in CLOCKS:
         raise refuse("--clock", "clock", settings.clock, " or ".join(CLOCKS), closest(settings.clock, CLOCKS))
-    if settings.peers and settings.clock != "wall":
-        raise refuse("--clock", "clock", settings.clock, "wall, which is what peers keep to", "Leave it out.")
     for option, number in (("--seeds", settings.seeds), ("--minutes", settings.minutes)):
         if not number > 0:
             raise refuse(option, "number", number, "more than 0", "Correct the number.")

@@ -201,7 +201,7 @@ class Bench:
         command: list[str | Path] = [sys.executable, self.peers[run.method.removeprefix(PEER)], self.work / "train"]
         command += [self._labelled(int(run.labels), run.seed), self.work / "scored" / "images", folder]
         command += ["--minutes", f"{run.minutes:g}", "--threads", str(self.threads), "--seed", str(run.seed)]
-        usage = self._run([*command, "--device", self.device], log, note)
+        usage = self._run([*command, "--device", self.device, "--clock", self.clock], log, note)
         done.mkdir()
         folder.joinpath("predictions").replace(done / "predictions")
         return usage
