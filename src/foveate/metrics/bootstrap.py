@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 RESAMPLES = 2000
 SEED = 0
+_CHUNK = 2**17  # draws times cases at once: what a score holds of them then fits a cache
 
 
 def class_mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -44,3 +46,34 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)
+
+
+class Estimate(NamedTuple):
+    """A score with its 95% interval; nan where it does not apply."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimates(
+    scores: Callable[[np.ndarray], Mapping[str, np.ndarray]], patients: Sequence[str], shifted: Collection[str] = ()
+) -> dict[str, Estimate]:
+    """Every score by its key, with its interval over patients; no interval with fewer than two of them.
+
+    scores: weights ``[draws, N]`` -> key -> ``[draws]``. patients: of the N cases. shifted: scores that noise can only
+    raise. Resampling adds noise of its own to them, so their draws are moved down to have the score as their mean.
+    """
+    values = {key: float(value[0]) for key, value in scores(np.ones((1, len(patients)))).items()}
+    if len(set(patients)) < 2:
+        return {key: Estimate(value, float("nan"), float("nan")) for key, value in values.items()}
+    weights = draw_weights(patients)
+    step = max(1, _CHUNK // len(patients))
+    parts = [scores(weights[start : start + step]) for start in range(0, len(weights), step)]
+    found = {}
+    for key, value in values.items():
+        draws = np.concatenate([part[key] for part in parts])
+        if key in shifted:
+            draws = np.maximum(draws - np.nanmean(draws) + value, 0.0)
+        found[key] = Estimate(value, *interval(draws))
+    return found
