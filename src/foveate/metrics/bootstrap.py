@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,13 +30,21 @@ def class_mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndar
 
 def draw_weights(patients: Sequence[str]) -> np.ndarray:
     """How often each case counts in each resample of the patients: float ``[RESAMPLES, cases]``, always the same."""
+    return next(_draws(patients, RESAMPLES))
+
+
+def _draws(patients: Sequence[str], step: int) -> Iterator[np.ndarray]:
+    """``draw_weights``, ``step`` draws at a time: for 100,000 cases it would take gigabytes at once."""
     _, group = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
     number = int(group.max()) + 1 if len(group) else 0
-    if number == 0:
-        return np.zeros((RESAMPLES, 0))
     rng = np.random.default_rng(SEED)
-    draws = rng.multinomial(number, np.full(number, 1 / number), size=RESAMPLES)  # [RESAMPLES, patients]
-    return draws[:, group].astype(float)
+    for start in range(0, RESAMPLES, step):
+        draws = min(step, RESAMPLES - start)
+        if number == 0:
+            yield np.zeros((draws, 0))
+        else:
+            counts = rng.multinomial(number, np.full(number, 1 / number), size=draws)  # [draws, patients]
+            yield counts[:, group].astype(float)
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
@@ -67,9 +75,7 @@ def estimates(
     values = {key: float(value[0]) for key, value in scores(np.ones((1, len(patients)))).items()}
     if len(set(patients)) < 2:
         return {key: Estimate(value, float("nan"), float("nan")) for key, value in values.items()}
-    weights = draw_weights(patients)
-    step = max(1, _CHUNK // len(patients))
-    parts = [scores(weights[start : start + step]) for start in range(0, len(weights), step)]
+    parts = [scores(weights) for weights in _draws(patients, max(1, _CHUNK // len(patients)))]
     found = {}
     for key, value in values.items():
         draws = np.concatenate([part[key] for part in parts])
