@@ -12,9 +12,17 @@ from foveate.batches.cache import PreparedCase, PreparedCohort
 from foveate.cohort.plan import Plan
 from foveate.cohort.split import Split
 from foveate.predict.predictor import AnyPredictor, Predictor
+from foveate.predict.whole import WholePredictor
 from foveate.report.page import ReportCase, write_report
+from foveate.report.whole import answer_pictures, confusion
 
 PICTURES = 6  # cases shown
+# Of each task: key of the log -> name in the table.
+SCORES = {
+    "segmentation": {"dice": "validation Dice"},
+    "classification": {"macro_f1": "validation macro F1", "accuracy": "validation accuracy"},
+    "regression": {"mae": "validation mean absolute error"},
+}
 
 
 def write_run_report(
@@ -49,10 +57,19 @@ def write_run_report(
         "patch": " x ".join(map(str, plan.patch)),
         "batch": plan.batch,
         "steps": max((record["step"] for record in records), default=0),
-        "validation Dice": next((r["dice"] for r in reversed(records) if r.get("dice") is not None), None),
     }
+    for key, title in SCORES[plan.task].items():
+        summary[title] = next((r[key] for r in reversed(records) if r.get(key) is not None), None)
     if gaps := [record["free_energy_gap"] for record in records if record.get("free_energy_gap") is not None]:
         summary["free-energy gap"] = gaps[-1]  # of scans held back to scans that teach
+    whole = isinstance(predictor, WholePredictor)
+    cases, table = list[ReportCase](), list[dict[str, Any]]()
+    if isinstance(predictor, WholePredictor):
+        cases = answer_pictures(predictor, prepared, shown)
+        table = confusion(predictor, prepared, split.validation)
+        summary |= {name: value for name, value in predictor.task.description().items() if name != "name"}
+    elif predictor:
+        cases = [_picture(prepared[name], caption, predictor) for name, caption in shown]
     return write_report(
         run,
         title="Foveate training run",
@@ -60,10 +77,9 @@ def write_run_report(
         notes=notes,
         table=[summary],
         curves={summary["method"]: records},
-        cases=[_picture(prepared[name], caption, predictor) for name, caption in shown]
-        if isinstance(predictor, Predictor)
-        else [],
-        classes=plan.classes,
+        cases=cases,
+        classes={} if whole else plan.classes,
+        confusion=table,
         command=" ".join(provenance["command"]),
         provenance={"seed": provenance["seed"], "cases": len(provenance["data"]), **provenance["versions"]},
     )
