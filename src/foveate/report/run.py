@@ -26,13 +26,19 @@ SCORES = {
 
 
 def write_run_report(
-    run: Path, plan: Plan, predictor: AnyPredictor | None, prepared: PreparedCohort, split: Split
+    run: Path,
+    plan: Plan,
+    predictor: AnyPredictor | None,
+    prepared: PreparedCohort,
+    split: Split,
+    held: np.ndarray | None = None,
 ) -> Path:
     """Write ``run/report.html`` from the run's records and predictions on prepared scans; returns its path.
 
     Held-back cases are shown where there are some; else a few training and unlabelled cases, marked as such, whose
     pictures show that training worked and not how well the model does on new scans. predictor: None after
-    pre-training, which leaves nothing to predict with.
+    pre-training, which leaves nothing to predict with. held: logits ``[N, K]`` of the cases of validation, where an
+    image has one answer.
     """
     records = read_log(run)
     provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
@@ -66,7 +72,7 @@ def write_run_report(
     cases, table = list[ReportCase](), list[dict[str, Any]]()
     if isinstance(predictor, WholePredictor):
         cases = answer_pictures(predictor, prepared, shown)
-        table = confusion(predictor, prepared, split.validation)
+        table = [] if held is None else confusion(predictor, prepared, split.validation, held)
         summary |= {name: value for name, value in predictor.task.description().items() if name != "name"}
     elif predictor:
         cases = [_picture(prepared[name], caption, predictor) for name, caption in shown]

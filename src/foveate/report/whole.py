@@ -30,18 +30,16 @@ def answer_pictures(
     return out
 
 
-def confusion(predictor: WholePredictor, prepared: PreparedCohort, names: Sequence[str]) -> list[dict[str, Any]]:
+def confusion(
+    predictor: WholePredictor, prepared: PreparedCohort, names: Sequence[str], logits: np.ndarray
+) -> list[dict[str, Any]]:
     """A row for each class: how often cases of it got each answer; only of classes that exclude each other."""
     task = predictor.task
-    if not isinstance(task, Classification) or not task.exclusive or not names:
+    if not isinstance(task, Classification) or not task.exclusive:
         return []
     table = np.zeros((task.channels, task.channels), int)
-    for start in range(0, len(names), predictor.batch):
-        cases = [prepared[name] for name in names[start : start + predictor.batch]]
-        answers = predictor.logits([case.image for case in cases]).argmax(1)
-        for case, answer in zip(cases, answers, strict=True):
-            assert case.target is not None
-            table[int(case.target.argmax()), answer] += 1
+    truth = [int(np.argmax(prepared[name].target)) for name in names]  # type: ignore[arg-type]
+    np.add.at(table, (truth, logits.argmax(1)), 1)
     return [
         {"label": name, **{f"answer {other}": int(n) for other, n in zip(task.names, row, strict=True)}}
         for name, row in zip(task.names, table, strict=True)
