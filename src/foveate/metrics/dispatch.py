@@ -8,13 +8,12 @@ from pathlib import Path
 from foveate.errors import refuse
 from foveate.metrics.case import Classes
 from foveate.metrics.evaluation import evaluate_labels, writable
-from foveate.metrics.prediction_table import NAME
 from foveate.metrics.result import Evaluation
 from foveate.metrics.tables import evaluate_table
 from foveate.metrics.task_result import TaskEvaluation
 
-# What `foveate predict` wrote -> how it is scored (file, dataset folder, ids of the cases or None); else label maps.
-OUTPUTS: dict[str, Callable[[Path, Path, Sequence[str] | None], TaskEvaluation]] = {NAME: evaluate_table}
+# File that `foveate predict` wrote -> how it is scored (file, dataset folder, ids or None); without one, label maps.
+OUTPUTS: dict[str, Callable[[Path, Path, Sequence[str] | None], TaskEvaluation]] = {"predictions.csv": evaluate_table}
 
 
 def evaluate(

@@ -13,7 +13,6 @@ import numpy as np
 from foveate.cohort.layout_table import JOINED
 from foveate.errors import InputError, Problem, refuse
 
-NAME = "predictions.csv"
 HEADERS = "case,label and a column for each class, or case,value,low,high"
 _VALUES = ("value", "low", "high")
 _SHOWN = 3
