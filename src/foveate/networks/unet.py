@@ -134,6 +134,7 @@ class UNet(nn.Module):
     stage: ClassVar[type[nn.Module]] = Residual
     takes_missing: ClassVar[bool] = False
     decoder_kind: ClassVar[type[Decoder]] = Decoder
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
 
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
         super().__init__()
