@@ -182,15 +182,24 @@ def explain(
 
 @app.command()
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Folder of segmentations.", metavar="PREDICTIONS")],
-    labels: Annotated[Path, typer.Argument(help="Folder of labels, or a dataset folder.", metavar="LABELS")],
+    predictions: Annotated[Path, typer.Argument(help="Folder that `foveate predict` wrote.", metavar="PREDICTIONS")],
+    labels: Annotated[Path, typer.Argument(help="Dataset folder, or a folder of label maps.", metavar="LABELS")],
     json: Annotated[Path | None, typer.Option(help="Write every number to this file.", metavar="FILE")] = None,
     tolerance_mm: Annotated[float, typer.Option(help="Of the normalised surface Dice.")] = 1.0,
+    cases: Annotated[
+        Path | None, typer.Option(help="File with one case id a line: only these are scored.", metavar="FILE")
+    ] = None,
 ) -> None:
-    """Dice, HD95, surface distance (mm) and surface Dice with 95% intervals; worst cases first."""
-    from foveate.metrics.evaluation import evaluate as score
+    """Score predictions of any task, with 95% intervals over patients; worst cases first.
 
-    score(predictions, labels, json=json, tolerance_mm=tolerance_mm).render(Console())
+    Label maps: Dice, HD95, surface distance (mm) and surface Dice. Classes: accuracy, F1, AUROC, calibration and more,
+    with a reliability plot beside the JSON. Values: errors and the coverage of their intervals.
+    """
+    from foveate.cohort.layouts import read_ids
+    from foveate.metrics.dispatch import evaluate as score
+
+    chosen = read_ids(cases) if cases is not None else None
+    score(predictions, labels, json=json, tolerance_mm=tolerance_mm, cases=chosen).render(Console())
 
 
 @app.command("labels-needed")

@@ -123,7 +123,7 @@ def _train_and_score(
 ) -> Evaluation:
     """Train ``method`` by ``plan`` in ``folder/method``, predict the test scans, score them."""
     from foveate.engine.train import train
-    from foveate.metrics.evaluation import evaluate
+    from foveate.metrics.evaluation import evaluate_labels
     from foveate.predict.files import predict_files
 
     run, predictions = folder / method, folder / "predictions" / method
@@ -131,7 +131,7 @@ def _train_and_score(
     plan.write(run / "plan.json")
     train(scans.train, run, minutes=minutes, method=method, seed=seed, quiet=quiet)
     predict_files(run, scans.test / "images", predictions)
-    return evaluate(predictions, scans.test, json=folder / "scores" / f"{method}.json")
+    return evaluate_labels(predictions, scans.test, json=folder / "scores" / f"{method}.json")
 
 
 def _table(scores: dict[str, Evaluation], steps: dict[str, int]) -> Table:

@@ -14,8 +14,9 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from foveate.figures import INK
 from foveate.files import write_atomic
-from foveate.report.pictures import INK, View, case_views, colours, curve_picture
+from foveate.report.pictures import View, case_views, colours, curve_picture
 
 _CURVES = (
     ("loss", "Loss"),
