@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -41,12 +41,13 @@ class Box:
 
 @dataclass(frozen=True)
 class Annotation:
-    """The boxes of one image, as its file has them. shape: of the image, by array axis, where the file says it.
-    problems: what was wrong in the file; boxes that are among them are left out."""
+    """The boxes of one image, as its file ``source`` has them. shape: of the image, by array axis, where the file says
+    it. problems: what was wrong in the file; boxes that are among them are left out."""
 
     boxes: tuple[Box, ...]
     shape: tuple[int, ...] | None = None
     problems: tuple[Problem, ...] = ()
+    source: Path | None = field(default=None, compare=False, repr=False)
 
 
 def read_voc(path: Path) -> Annotation:
@@ -74,7 +75,7 @@ def read_voc(path: Path) -> Annotation:
             boxes.append(Box(edges, name, hard))
     size = [_number(root.findtext(f"size/{key}") or "") for key in ("height", "width")]
     shape = tuple(int(n) for n in size if n) if all(size) else None
-    return Annotation(tuple(boxes), shape, tuple(problems))
+    return Annotation(tuple(boxes), shape, tuple(problems), path)
 
 
 def read_coco(path: Path) -> dict[str, Annotation]:
@@ -117,7 +118,7 @@ def read_coco(path: Path) -> dict[str, Annotation]:
             boxes[image].append(Box(edges, names[kind], bool(item.get("iscrowd"))))
     if problems:
         raise InputError(problems)
-    return {name: Annotation(tuple(boxes[key]), shapes[key], tuple(wrong[key])) for key, name in files.items()}
+    return {name: Annotation(tuple(boxes[key]), shapes[key], tuple(wrong[key]), path) for key, name in files.items()}
 
 
 def mask_boxes(labels: np.ndarray, values: Mapping[str, int | tuple[int, ...]]) -> tuple[Box, ...]:

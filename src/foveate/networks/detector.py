@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
+from foveate.errors import refuse
 from foveate.layers import conv, conv_transpose, instance_norm
 from foveate.networks.unet import Decoder, UNet, Up
 from foveate.tasks.detection import output_stage
@@ -30,6 +31,7 @@ class BoxDecoder(Decoder):
 
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
         nn.Module.__init__(self)
+        refuse_maps(config)
         dims, widths, strides = plan.dims, plan.widths, plan.strides
         self.built_from = plan, channels, config
         self.finest = output_stage(plan)
@@ -47,9 +49,18 @@ class BoxDecoder(Decoder):
 
 
 class Detector(UNet):
-    """``[B, C, *S] -> [B, K + 2 n, *M]``."""
+    """``[B, C, *S] -> [B, K + 2 n, *M]``. Slots for attention: those of the U-Net, in the part of it that is there."""
 
+    tasks: ClassVar[tuple[str, ...]] = ("detection",)
     decoder_kind: ClassVar[type[Decoder]] = BoxDecoder
+
+
+def refuse_maps(config: NetworkConfig) -> None:
+    """Raise InputError for what belongs to maps of full resolution, which this network has not."""
+    for field, value in (("crf", config.crf), ("head", config.head != "convolution" and config.head)):
+        if value:
+            expected = "nothing: boxes are answered on a coarser grid"
+            raise refuse("configuration", f"network.{field}", str(value).lower(), expected, "Leave it out.")
 
 
 def tower(dims: int, width: int, outputs: int) -> nn.Sequential:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from torch import Tensor
 from foveate.batches.boxes import IGNORED, PADDING
 from foveate.boxes import giou, suppress, volumes
 from foveate.cohort.plan import Plan
-from foveate.tasks.segmentation import Target
+from foveate.tasks.task import Target, Task
 
 STRIDE = 4  # voxels between cells of the map, at most
 UNIT = 16.0  # voxels from a cell to a side that an answer of zero means
@@ -60,7 +60,7 @@ def map_strides(plan: Plan) -> list[tuple[int, ...]]:
     return list(totals)
 
 
-class Detection:
+class Detection(Task):
     """Head, loss, pseudo-label and decoding of detection for the classes of a plan.
 
     ``channels`` logit maps ``[B, K + 2 n, *M]`` on the map M of cells: K classes (is the middle of a structure here?),
@@ -69,11 +69,14 @@ class Detection:
     its weight ``[B, 1, *M]`` is 0 where nothing is known.
     """
 
-    confidence = 0.4  # score from which a teacher's box is a label, whatever the method: no probability of a class
+    name: ClassVar[str] = "detection"
+    exclusive = False
+    confidence: ClassVar[float | None] = (
+        0.4  # score from which a teacher's box is a label, whatever the method: no probability of a class
+    )
 
     def __init__(self, plan: Plan) -> None:
-        self.classes = plan.classes
-        self.spacing = plan.spacing
+        super().__init__(plan)
         self.dims, self.kinds = plan.dims, len(plan.classes)
         self.channels = self.kinds + 2 * self.dims
         self.stride = map_strides(plan)[output_stage(plan)]
@@ -99,6 +102,11 @@ class Detection:
         weight = (~self.inside(boxes, classes == IGNORED, size)).float()
         weight = torch.maximum(weight, (bell.amax(1, keepdim=True) > 0).float())
         return Target(torch.cat([torch.stack(heats, 1), distances, share], 1), weight)
+
+    def example(self, count: int, plan: Plan) -> Tensor:
+        corner = torch.tensor(plan.patch) / 4
+        row = torch.cat([corner, 2 * corner, torch.zeros(1)])
+        return row.expand(count, 16, -1).clone()
 
     def loss(self, outputs: Tensor | list[Tensor], target: Target) -> dict[str, Tensor]:
         """Focal loss of the heats and generalised IoU of the boxes, both by the number of structures."""
@@ -130,9 +138,6 @@ class Detection:
     def harden(self, target: Target) -> Target:
         """The same: boxes are decided when they are encoded."""
         return target
-
-    def known(self, target: Target) -> Tensor:
-        return target.weight
 
     def decode(self, logits: Tensor, sureness: float = LEAST) -> list[Boxes]:
         """Boxes of each image: cells that are the highest among their neighbours and reach ``sureness``, less those
