@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from foveate.metrics.bootstrap import draw_weights, interval
+from foveate.metrics.boxes import score_boxes
 from foveate.metrics.detection import (
     FALSE_POSITIVES,
     THRESHOLDS,
     ImageBoxes,
     average_precision,
-    detection_scores,
     match_class,
     match_image,
     sensitivities,
@@ -128,21 +128,22 @@ def test_perfect_boxes_have_ap_one_and_none_have_zero() -> None:
     kinds, clear = np.zeros(1, int), np.zeros(1, bool)
     nothing = np.zeros((0, 4)), np.zeros(0, int), np.zeros(0)
     perfect = ImageBoxes("a", "a", box, kinds, clear, box, kinds, np.ones(1))
-    scores = detection_scores([perfect, ImageBoxes("b", "b", *nothing[:2], np.zeros(0, bool), *nothing)], {"cell": 0})
-    assert scores["ap"] == scores["ap50"] == scores["ap75/cell"] == scores["froc"] == pytest.approx(1)
-    empty = ImageBoxes("a", "a", box, kinds, clear, *nothing)
-    scores = detection_scores([empty], {"cell": 0, "absent": 1})
-    assert scores["ap"] == scores["froc"] == 0
-    assert np.isnan(scores["ap/absent"])
-    assert np.isnan(scores["ap50_interval"]).all()  # one patient
+    negative = ImageBoxes("b", "b", *nothing[:2], np.zeros(0, bool), *nothing)
+    found = score_boxes([perfect, negative], {"cell": 0})
+    for key in ("ap", "ap50", "ap75/cell", "froc", "sensitivity_at_0.125_fp"):
+        assert found[key].value == pytest.approx(1)
+    found = score_boxes([ImageBoxes("a", "a", box, kinds, clear, *nothing)], {"cell": 0, "absent": 1})
+    assert found["ap"].value == found["froc"].value == 0
+    assert np.isnan(found["ap/absent"].value)
+    assert np.isnan(found["ap50"].low)  # one patient
+    assert found.cases[0]["missed"] == 1
 
 
 def test_intervals_resample_patients() -> None:
     images = random_images(2, 7, count=8)
-    scores = detection_scores(images, {"one": 0, "other": 1})
+    found = score_boxes(images, {"one": 0, "other": 1})
     weights = draw_weights([item.patient for item in images])
     place = THRESHOLDS.index(0.5)
     each = np.stack([average_precision(match_class(images, number), weights)[:, place] for number in (0, 1)])
-    low, high = interval(np.nanmean(each, axis=0))
-    assert scores["ap50_interval"] == pytest.approx([low, high])
-    assert low < scores["ap50"] < high
+    assert found["ap50"][1:] == pytest.approx(interval(np.nanmean(each, axis=0)))
+    assert found["ap50"].low < found["ap50"].value < found["ap50"].high

@@ -22,7 +22,8 @@ class PreparedCase:
 
     image_path: float16 [C, *S'], a missing modality NaN. label_path: uint8 [*S'] label values, 255 = ignored; None when
     unlabelled.
-    target: float32 [K], or [N, 2 n + 1] of boxes, a label that is no map; label_path, if any, is then such an array: a pseudo-label.
+    target: float32 [K], or [N, 2 n + 1] of boxes, a label that is no map; label_path, if any, is then such an array: a
+    pseudo-label.
     voxels_path: int32 [N, 1 + dims], label value and voxel index of up to VOXELS_PER_CLASS voxels of each class.
     """
 

@@ -25,6 +25,7 @@ from foveate.cohort.listing import read_json
 from foveate.errors import InputError, Problem, refuse
 from foveate.text import closest
 
+PREDICTIONS = "predictions.json"  # what `foveate predict` writes boxes to
 LARGEST = 64 << 20  # bytes of an XML file that are read
 REDRAW = "Correct the box, or remove it."
 
@@ -32,11 +33,12 @@ REDRAW = "Correct the box, or remove it."
 @dataclass(frozen=True)
 class Box:
     """edges ``(2 n)``: low corner, high corner. name: of its class. ignored: an answer to it neither counts nor teaches
-    ("difficult", "iscrowd")."""
+    ("difficult", "iscrowd"). score: of a box that was predicted, in [0, 1]."""
 
     edges: tuple[float, ...]
     name: str
     ignored: bool = False
+    score: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def read_coco(path: Path) -> dict[str, Annotation]:
         elif (edges := _coco_edges(box)) is None:
             wrong[image].append(Problem(str(path), where, f"bbox {box!r}"[:80], "[x, y, w, h] (or of 6)", REDRAW))
         else:
-            boxes[image].append(Box(edges, names[kind], bool(item.get("iscrowd"))))
+            boxes[image].append(Box(edges, names[kind], bool(item.get("iscrowd")), item.get("score", 1.0)))
     if problems:
         raise InputError(problems)
     return {name: Annotation(tuple(boxes[key]), shapes[key], tuple(wrong[key]), path) for key, name in files.items()}

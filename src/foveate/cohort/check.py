@@ -157,7 +157,7 @@ def check_cohort(
     if cohort.task == "detection":
         maps = [case for case in cohort.labelled if case.label is not None]
         problems += [problem for case in maps for problem in _label_problems(cohort, case, facts.get(case.id))]
-        cohort, found = settle_boxes(cohort, facts)
+        cohort, found = settle_boxes(cohort, {case: fact.shape for case, fact in facts.items()})
         problems += found
     if cohort.task != "segmentation":
         problems += target_problems(cohort, facts, draw, needs_labels)
@@ -221,7 +221,7 @@ def _fill_in(cohort: Cohort, facts: Facts) -> tuple[Cohort, list[Problem]]:
         names = {(2, 1): ("grey",), (2, 3): ("red", "green", "blue"), (3, 1): ("image",)}
         fallback = tuple(f"channel {number}" for number in range(count))
         cohort = replace(cohort, channels=names.get((cohort.dims, count), fallback))
-    if not cohort.classes and any(case.label is not None for case in cohort.cases):
+    if not cohort.classes and cohort.labelled and cohort.task == "segmentation":
         values = sorted({value for fact in facts.values() for value in fact.structures} - {cohort.ignore})
         wrong = [value for value in values if not 0 < value < IGNORE]
         if wrong:

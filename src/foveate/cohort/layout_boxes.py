@@ -6,6 +6,7 @@ dataset.json with nnU-Net's keys may name the channels, and under ``labels`` the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from foveate.cohort.boxes import Annotation, Box, alike_names, judge_boxes, mask_boxes, read_coco, read_voc
-from foveate.cohort.cohort import Case, Cohort
+from foveate.cohort.cohort import IGNORE, Case, Cohort
 from foveate.cohort.facts import CaseFacts
 from foveate.cohort.layout_classes import one_kind_of_file
 from foveate.cohort.layout_nnunet import group_channels
@@ -100,17 +101,22 @@ def open_annotations(cohort: Cohort) -> tuple[Cohort, list[Problem]]:
     return replace(cohort, cases=tuple(cases)), problems
 
 
-def settle_boxes(cohort: Cohort, facts: dict[str, CaseFacts]) -> tuple[Cohort, list[Problem]]:
-    """Targets that can be trained on: of every labelled case its boxes, judged, and the classes numbered from 0."""
+def settle_boxes(cohort: Cohort, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Cohort, list[Problem]]:
+    """Targets that can be used: of every labelled case its boxes, judged, and the classes numbered from 0.
+
+    shapes: of every image that could be read, by case; the others lose their label.
+    """
     cases, problems = [], []
+    maps = {case.id: read_label(case.label).array[0] for case in cohort.labelled if case.label and case.id in shapes}
+    values = cohort.classes
+    if maps and not values:
+        found = sorted({int(value) for labels in maps.values() for value in np.unique(labels)} - {0, IGNORE})
+        values = {f"class {value}": value for value in found}
     annotations: dict[str, Annotation] = {}
     for case in cohort.labelled:
-        if case.id not in facts:
-            continue
-        if case.label is not None:
-            boxes = mask_boxes(read_label(case.label).array[0], cohort.classes)
-            annotations[case.id] = Annotation(boxes, source=case.label)
-        else:
+        if case.id in maps:
+            annotations[case.id] = Annotation(mask_boxes(maps[case.id], values), source=case.label)
+        elif case.id in shapes:
             annotations[case.id] = case.target
     names = [box.name for annotation in annotations.values() for box in annotation.boxes]
     problems += alike_names(names, cohort.root)
@@ -118,12 +124,11 @@ def settle_boxes(cohort: Cohort, facts: dict[str, CaseFacts]) -> tuple[Cohort, l
         target: tuple[Box, ...] | None = None
         if case.id in annotations:
             annotation = annotations[case.id]
-            source = annotation.source or cohort.root
-            target, found = judge_boxes(annotation, facts[case.id].shape, source, cohort.classes)
-            problems += [replace(problem, case=case.id) for problem in found]
+            target, found_here = judge_boxes(annotation, shapes[case.id], annotation.source or cohort.root, values)
+            problems += [replace(problem, case=case.id) for problem in found_here]
         cases.append(replace(case, label=None, target=target))
     classes: dict[str, int | tuple[int, ...]]
-    classes = {name: number for number, name in enumerate(cohort.classes or sorted(set(names)))}
+    classes = {name: number for number, name in enumerate(values or sorted(set(names)))}
     return replace(cohort, cases=tuple(cases), classes=classes, ignore=None, tree={}), problems
 
 

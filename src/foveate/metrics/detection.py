@@ -1,4 +1,4 @@
-"""Average precision and FROC of boxes, with intervals over patients.
+"""Average precision and FROC of boxes.
 
 Sources: Lin et al., "Microsoft COCO", ECCV 2014, and its evaluation code (matching, and precision interpolated at 101
 recalls); van Ginneken et al., "Comparing and combining algorithms for computer-aided detection of pulmonary nodules",
@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from foveate.boxes import iou
-from foveate.metrics import bootstrap
 
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(2, 16))  # 0.1 to 0.75
 RECALLS = np.linspace(0, 1, 101)
@@ -162,38 +160,21 @@ def sensitivities(matches: Matches, weights: np.ndarray | None = None, threshold
     return out
 
 
-def detection_scores(images: Sequence[ImageBoxes], classes: Mapping[str, int]) -> dict[str, Any]:
-    """Flat keys: ``ap`` (mean over THRESHOLDS), ``ap10`` to ``ap75``, ``froc`` (mean of seven sensitivities at an IoU
-    of FROC_IOU), ``sensitivity_at_0.125_fp`` and so on; each with ``/class`` for one class, and ``..._interval`` beside
-    it, a bootstrap of 95% over patients (nan with fewer than two). Without a class it is the mean over classes of which
-    there are structures."""
-    patients = [item.patient for item in images]
-    weights = bootstrap.draw_weights(patients)
-    enough = len(set(patients)) > 1
-    names = ["ap", *(f"ap{round(100 * threshold)}" for threshold in THRESHOLDS), "froc"]
-    names += [f"sensitivity_at_{number:g}_fp" for number in FALSE_POSITIVES]
-    each: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # [1, metrics] as it is, [draws, metrics] resampled
-    for name, number in classes.items():
-        matches = match_class(images, number)
-        each[name] = _row(matches, None), _row(matches, weights if enough else weights[:0])
-    out: dict[str, Any] = {}
-    values = np.stack([value for value, _ in each.values()])
-    draws = np.stack([draw for _, draw in each.values()])
-    for suffix, value, draw in [
-        ("", _mean(values), _mean(draws)),
-        *((f"/{name}", *pair) for name, pair in each.items()),
-    ]:
-        for column, metric in enumerate(names):
-            out[metric + suffix] = float(value[0, column])
-            out[f"{metric}{suffix}_interval"] = list(bootstrap.interval(draw[:, column]))
-    return out
-
-
-def _row(matches: Matches, weights: np.ndarray | None) -> np.ndarray:
-    """``[draws, metrics]`` in the order of the names of ``detection_scores``."""
-    precision = average_precision(matches, weights)
-    found = sensitivities(matches, weights, THRESHOLDS.index(FROC_IOU))
-    return np.column_stack([precision.mean(1), precision, found.mean(1), found])
+def detection_scores(matches: Mapping[str, Matches], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Key -> ``[draws]`` for weights ``[draws, images]``: ``ap`` (mean over THRESHOLDS), ``ap50`` and the others from
+    ``ap10`` to ``ap75``, ``froc`` (mean of seven sensitivities at an IoU of FROC_IOU), ``sensitivity_at_0.125_fp`` and
+    so on; with ``/class`` of one class, without it the mean over classes of which there are structures."""
+    each = []
+    for found in matches.values():
+        precision = average_precision(found, weights)
+        sensitivity = sensitivities(found, weights, THRESHOLDS.index(FROC_IOU))
+        row = {"ap50": precision[:, THRESHOLDS.index(0.5)], "ap": precision.mean(1), "froc": sensitivity.mean(1)}
+        row |= {f"ap{round(100 * t)}": precision[:, i] for i, t in enumerate(THRESHOLDS)}
+        row |= {f"sensitivity_at_{n:g}_fp": sensitivity[:, i] for i, n in enumerate(FALSE_POSITIVES)}
+        each.append(row)
+    scores = {key: _mean(np.stack([row[key] for row in each])) for key in each[0]}
+    kept = ("ap50", "ap", "ap10", "ap75", "froc")  # of each class; the others are for the curves of all
+    return scores | {f"{key}/{name}": row[key] for name, row in zip(matches, each, strict=True) for key in kept}
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -78,8 +78,8 @@ class BoxPredictor(Answering[Detection]):
                 logits = self.answer(x.flip([axis + 2 for axis in flip]) if flip else x)
                 if not logits.sum().isfinite():
                     raise FoveateError(
-                        "The network answered with numbers that are not finite. Its weights are damaged, or bfloat16 is "
-                        "not precise enough for it: try precision float32, or train again."
+                        "The network answered with numbers that are not finite. Its weights are damaged, or bfloat16 "
+                        "is not precise enough for it: try precision float32, or train again."
                     )
                 for corner, found in zip(some, self.task.decode(logits), strict=True):
                     boxes = mirrored(found.boxes.cpu(), flip, size)

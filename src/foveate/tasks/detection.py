@@ -71,9 +71,7 @@ class Detection(Task):
 
     name: ClassVar[str] = "detection"
     exclusive = False
-    confidence: ClassVar[float | None] = (
-        0.4  # score from which a teacher's box is a label, whatever the method: no probability of a class
-    )
+    confidence: ClassVar[float | None] = 0.4  # score from which a teacher's box is a label; no probability of a class
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
