@@ -12,11 +12,12 @@ import torch
 
 from foveate.boxes import iou
 from foveate.cohort.boxes import Box, read_coco
-from foveate.cohort.check import check_cohort
+from foveate.cohort.cohort import Cohort
+from foveate.cohort.layout_boxes import open_annotations, settle_boxes
 from foveate.cohort.layouts import find_cohort
 from foveate.cohort.listing import read_json
 from foveate.errors import InputError, Problem, refuse
-from foveate.io import case_stem
+from foveate.io import case_stem, inspect_image
 from foveate.metrics.bootstrap import estimates
 from foveate.metrics.detection import FROC_IOU, ImageBoxes, detection_scores, match_class, match_image
 from foveate.metrics.task_result import TaskEvaluation
@@ -27,14 +28,12 @@ SURE = 0.4  # score from which a box counts in the table of cases; the scores th
 
 
 def evaluate_boxes(path: Path, data: Path, cases: Sequence[str] | None = None) -> TaskEvaluation:
-    """Score the predictions.json at ``path`` against the dataset folder ``data``, all labelled cases of it or ``cases``.
+    """Score the predictions.json at ``path`` against the dataset folder ``data``: its labelled cases, or ``cases``.
 
     Classes that the file alone knows have no structure, and no say. Raises InputError: a file that is no COCO JSON with
     scores, a class that it does not know, a case without a prediction.
     """
-    report = check_cohort(find_cohort(data, "detection"))
-    report.raise_if_refused()
-    cohort = report.cohort
+    cohort, problems = _read_truths(data)
     found = _read(path)
     targets: dict[str, Any] = {case.id: case.target for case in cohort.labelled}
     patients = {case.id: case.patient for case in cohort.cases}
@@ -44,13 +43,12 @@ def evaluate_boxes(path: Path, data: Path, cases: Sequence[str] | None = None) -
         expected = f"the classes of {data}: {', '.join(cohort.classes)}"
         raise refuse(path, "categories", ", ".join(sorted(known)), expected, closest(missing[0], known))
     names = list(found)
-    rows, problems = match_cases(path, names, truths, cases)
+    rows, unmatched = match_cases(path, names, truths, cases)
     images = [
         image_boxes(case, patients[case], targets[case], found[names[row]], cohort.classes, cohort.dims)
         for case, row in rows.items()
     ]
-    problems += [problem for problem in report.problems if problem.severity == "warn"]
-    return score_boxes(images, cohort.classes, tuple(problems))
+    return score_boxes(images, cohort.classes, (*unmatched, *problems))
 
 
 def score_boxes(
@@ -59,9 +57,8 @@ def score_boxes(
     """Scores with intervals over patients; cases worst first, by what is wrong at a score of SURE and an IoU of 0.5."""
     matches = {name: match_class(images, number) for name, number in classes.items()}
     scores = estimates(partial(detection_scores, matches), [item.patient for item in images])
-    rows = sorted(
-        (_row(item, classes) for item in images), key=lambda row: (-row["missed"] - row["false"], row["case"])
-    )
+    rows = [_row(item, classes) for item in images]
+    rows.sort(key=lambda row: (-row["missed"] - row["false"], row["case"]))
     details = {"froc_iou": FROC_IOU, "interpolation": "101 recalls", "score_in_cases": SURE}
     return TaskEvaluation("detection", scores, tuple(classes), tuple(rows), details, problems)
 
@@ -102,6 +99,22 @@ def _row(item: ImageBoxes, classes: Mapping[str, Any]) -> dict[str, Any]:
     mean = float(np.mean(overlaps)) if overlaps else float("nan")
     row = {"case": item.case, "patient": item.patient, "boxes": boxes, "found": hits}
     return row | {"missed": boxes - hits, "false": wrong, "mean_iou": mean}
+
+
+def _read_truths(data: Path) -> tuple[Cohort, list[Problem]]:
+    """The dataset with its boxes, and what is to be known of them. Raises InputError for all that is wrong with them."""
+    cohort, problems = open_annotations(find_cohort(data, "detection"))
+    shapes = {}
+    for case in cohort.labelled:
+        image, found = inspect_image(case.images, len(cohort.channels) or None, case.missing)
+        problems += [problem for problem in found if problem.severity == "refuse"]
+        if image is not None:
+            shapes[case.id] = image.shape
+    cohort, found = settle_boxes(cohort, shapes)
+    problems = [*cohort.problems, *problems, *found]
+    if any(problem.severity == "refuse" for problem in problems):
+        raise InputError(problem for problem in problems if problem.severity == "refuse")
+    return cohort, problems
 
 
 def _categories(path: Path) -> list[str]:

@@ -40,9 +40,9 @@ def evaluate(
 ) -> Evaluation | TaskEvaluation:
     """Score what ``foveate predict`` wrote against the dataset that says what is true.
 
-    predictions: folder with predictions.csv (classes, values), predictions.json (boxes) or label maps, or the file itself. labels: the dataset
-    folder; for label maps also their folder or a file. json: where to write the result. cases: only these ids.
-    classes, tolerance_mm, workers: of label maps, see ``evaluate_labels``.
+    predictions: folder with predictions.csv (classes, values), predictions.json (boxes) or label maps, or the file
+    itself. labels: the dataset folder; for label maps also their folder or a file. json: where to write the result.
+    cases: only these ids. classes, tolerance_mm, workers: of label maps, see ``evaluate_labels``.
 
     A case of a table goes with the dataset's case of the same id, or of the same last part where ids differ only by
     folders. Raises InputError naming everything that cannot be scored.
