@@ -102,7 +102,7 @@ def _row(item: ImageBoxes, classes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_truths(data: Path) -> tuple[Cohort, list[Problem]]:
-    """The dataset with its boxes, and what is to be known of them. Raises InputError for all that is wrong with them."""
+    """The dataset with its boxes, and what is to be known of them. Raises InputError with all that is wrong."""
     cohort, problems = open_annotations(find_cohort(data, "detection"))
     shapes = {}
     for case in cohort.labelled:
