@@ -26,6 +26,7 @@ ORDER = [
     ("engine",),
     ("bench",),
     ("demo",),
+    ("demo_classification",),  # of the same kind, and written with what that one has
     ("cli",),
     ("__main__",),
 ]

@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from foveate import __version__
 from foveate.bench.commands import app as bench_app
-from foveate.errors import FoveateError
+from foveate.errors import FoveateError, refuse
 
 app = typer.Typer(
     add_completion=False,
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 _verbose = False
+DEMOS = {"segmentation": "foveate.demo", "classification": "foveate.demo_classification"}
 
 Data = Annotated[
     Path,
@@ -221,11 +223,12 @@ def labels_needed(
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder for what the demo makes.", metavar="OUT")] = Path("demo"),
     minutes: Annotated[float | None, typer.Option(help="Training time per method.")] = None,
+    task: Annotated[str, typer.Option(help="segmentation or classification.")] = "segmentation",
 ) -> None:
     """Train on scans simulated on real anatomy, offline, and compare two methods: about five minutes."""
-    from foveate.demo import run_demo
-
-    run_demo(out, minutes)
+    if task not in DEMOS:
+        raise refuse("command line", "task", task, f"one of {', '.join(DEMOS)}", "Choose one of these.")
+    import_module(DEMOS[task]).run_demo(out, minutes)
 
 
 def main(arguments: list[str] | None = None) -> None:

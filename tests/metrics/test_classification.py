@@ -58,7 +58,7 @@ def test_several_labels_as_scikit_learn_has_them(seed: int) -> None:
     rng = np.random.default_rng(seed)
     targets = (rng.random((50, 3)) < 0.4).astype(float)
     probabilities = np.round(np.clip(0.5 * targets + 0.6 * rng.random((50, 3)), 0, 1), 1)
-    scores, guess = scored(targets, probabilities, exclusive=False), probabilities >= 0.5
+    scores, guess = scored(targets, probabilities, exclusive=False), probabilities > 0.5
     assert scores["exact_match"] == pytest.approx(reference.accuracy_score(targets, guess))
     assert scores["accuracy"] == pytest.approx((guess == targets).mean())
     assert scores["macro_f1"] == pytest.approx(reference.f1_score(targets, guess, average="macro"))

@@ -186,6 +186,32 @@ def test_several_labels_a_case(tmp_path: Path) -> None:
     assert not evaluation.problems
 
 
+def test_cases_of_one_label_each_do_not_make_labels_exclude_each_other(tmp_path: Path) -> None:
+    for case in "ab":
+        picture(tmp_path / "data" / "images" / f"{case}.png")
+    table(tmp_path / "data" / "labels.csv", ["case", "label"], [["a", "edema"], ["b", "mass"]])
+    rows = [["a", "edema;mass", 0.9, 0.8], ["b", "mass", 0.2, 0.7]]
+    table(tmp_path / "out" / "predictions.csv", ["case", "label", "edema", "mass"], rows)
+    assert evaluate(tmp_path / "out", tmp_path / "data")["exact_match"].value == 0.5
+
+
+def test_values_without_an_interval(tmp_path: Path) -> None:
+    for case in "ab":
+        picture(tmp_path / "data" / "images" / f"{case}.png")
+    table(tmp_path / "data" / "labels.csv", ["case", "value"], [["a", 1], ["b", 3]])
+    table(tmp_path / "out" / "predictions.csv", ["case", "value", "low", "high"], [["a", 2, "", ""], ["b", 3, "", ""]])
+    evaluation = evaluate(tmp_path / "out", tmp_path / "data")
+    assert evaluation["mae"].value == 0.5
+    assert np.isnan(evaluation["coverage"].value)
+    edit(tmp_path / "out", "2,,", "2,1,")
+    assert "'' for high of a" in refusal(tmp_path / "out", tmp_path / "data")
+
+
+def test_labels_that_cannot_be_read_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    picture(tmp_path / "data" / "Glioma " / "x.png")
+    assert "differ by more than case or space" in refusal(*folders)
+
+
 def test_values_and_their_intervals(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     for case in "abcdef":
@@ -216,7 +242,7 @@ def test_values_and_their_intervals(tmp_path: Path) -> None:
 
 def test_a_table_of_another_task_is_refused(folders: tuple[Path, Path]) -> None:
     table(folders[0] / "predictions.csv", ["case", "value", "low", "high"], [["glioma/g_0", 1, 0, 2]])
-    assert "classification" in refusal(*folders)
+    assert "labels for classification; expected labels for regression" in refusal(*folders)
 
 
 def test_the_interval_resamples_patients_not_cases() -> None:

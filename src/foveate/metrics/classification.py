@@ -71,10 +71,10 @@ def classification_scores(
 
 
 def decide(probabilities: np.ndarray, exclusive: bool) -> np.ndarray:
-    """What the probabilities ``[N, K]`` say: 1 for the highest of a row (the first of equal ones), or for each of at
-    least one half; bool ``[N, K]``."""
+    """What the probabilities ``[N, K]`` say: 1 for the highest of a row (the first of equal ones), or for each above
+    one half; bool ``[N, K]``."""
     if not exclusive:
-        return np.asarray(probabilities >= 0.5)
+        return np.asarray(probabilities > 0.5)
     return np.asarray(np.arange(probabilities.shape[1]) == probabilities.argmax(axis=1)[:, None])
 
 

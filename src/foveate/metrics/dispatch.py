@@ -9,7 +9,6 @@ from foveate.cohort.boxes import PREDICTIONS
 from foveate.errors import refuse
 from foveate.metrics.case import Classes
 from foveate.metrics.evaluation import evaluate_labels, writable
-from foveate.metrics.prediction_table import NAME
 from foveate.metrics.result import Evaluation
 from foveate.metrics.tables import evaluate_table
 from foveate.metrics.task_result import TaskEvaluation
@@ -21,9 +20,9 @@ def _evaluate_boxes(path: Path, data: Path, cases: Sequence[str] | None) -> Task
     return evaluate_boxes(path, data, cases)
 
 
-# What `foveate predict` wrote -> how it is scored (file, dataset folder, ids of the cases or None); else label maps.
+# File that `foveate predict` wrote -> how it is scored (file, dataset folder, ids or None); without one, label maps.
 OUTPUTS: dict[str, Callable[[Path, Path, Sequence[str] | None], TaskEvaluation]] = {
-    NAME: evaluate_table,
+    "predictions.csv": evaluate_table,
     PREDICTIONS: _evaluate_boxes,
 }
 

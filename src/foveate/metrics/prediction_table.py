@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from foveate.cohort.layout_table import JOINED
 from foveate.errors import InputError, Problem, refuse
 
-NAME = "predictions.csv"
 HEADERS = "case,label and a column for each class, or case,value,low,high"
 _VALUES = ("value", "low", "high")
 _SHOWN = 3
@@ -29,10 +29,15 @@ class ClassTable:
     probabilities: np.ndarray
     labels: tuple[str, ...]
 
+    @property
+    def several(self) -> bool:
+        """Whether the labels as written are none or several of a case, so that classes do not exclude each other."""
+        return any(JOINED in label or not label for label in self.labels)
+
 
 @dataclass(frozen=True)
 class ValueTable:
-    """Predicted values. values, low, high: ``[N]``; low and high are nan where the file has no such columns."""
+    """Predicted values. values, low, high: ``[N]``; low and high are nan where there is no interval."""
 
     path: Path
     ids: tuple[str, ...]
@@ -59,9 +64,13 @@ def read_table(path: Path) -> ClassTable | ValueTable:
         "Name the case, or remove the row.",
     )
     names = [name for name in header if name not in ("case", "label")]
-    numbers = np.array([[_number(row[header.index(name)]) for name in names] for row in rows]).reshape(len(rows), -1)
     valued = "value" in names and set(names) <= set(_VALUES)
+    numbers = np.array([[_number(row[header.index(name)]) for name in names] for row in rows]).reshape(len(rows), -1)
     good = np.isfinite(numbers) if valued else (numbers >= 0) & (numbers <= 1)
+    if valued and {"low", "high"} <= set(names):
+        ends = [names.index("low"), names.index("high")]
+        empty = [not any(row[header.index(name)] for name in ("low", "high")) for row in rows]
+        good[np.ix_(empty, ends)] = True  # both ends left out: a value without an interval
     odd = [f"{rows[i][header.index(names[k])]!r} for {names[k]} of {ids[i]}" for i, k in np.argwhere(~good)]
     expected = "a number in every cell" if valued else "probabilities from 0 to 1"
     _note(problems, path, "numbers", odd, expected, "Predict these cases again, or correct the cells.")

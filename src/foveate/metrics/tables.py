@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from foveate.cohort.layout_table import JOINED
 from foveate.errors import InputError, Problem, refuse
 from foveate.metrics.bootstrap import estimates
 from foveate.metrics.classification import SHIFTED, classification_scores, confidence, confusion, decide
@@ -25,11 +26,8 @@ def evaluate_table(path: Path, data: Path, cases: Sequence[str] | None = None) -
 
     Raises InputError: a table that cannot be scored, other classes than the dataset's, a case without a prediction.
     """
-    table, truths = read_table(path), read_truths(data)
-    task = "regression" if isinstance(table, ValueTable) else "classification"
-    if truths.task != task:
-        fix = "Check that the two belong together."
-        raise refuse(path, "columns", f"those of {task}", f"predictions for {truths.task}, as in {data}", fix)
+    table = read_table(path)
+    truths = read_truths(data, "regression" if isinstance(table, ValueTable) else "classification")
     rows, problems = match_cases(path, table.ids, truths, cases)
     ids, order = list(rows), list(rows.values())
     patients = [truths.patients.get(case, case) for case in ids]
@@ -38,12 +36,14 @@ def evaluate_table(path: Path, data: Path, cases: Sequence[str] | None = None) -
         found = score_values(ids, patients, np.array(targets), table.values[order], table.low[order], table.high[order])
     else:
         classes, columns = _columns(table, truths, problems)
-        if truths.exclusive:
+        # A small test set may happen to show one label a case; what was predicted says whether there may be several.
+        exclusive = truths.exclusive and not table.several
+        if exclusive:
             sums_to_one(table)
         encoded = np.array([[float(name in target) for name in classes] for target in targets])  # type: ignore[operator]
         probabilities = table.probabilities[np.ix_(order, columns)]
-        _compare_labels(table, order, probabilities, classes, truths.exclusive, problems)
-        found = score_classes(ids, patients, encoded, probabilities, classes, truths.exclusive)
+        _compare_labels(table, order, probabilities, classes, exclusive, problems)
+        found = score_classes(ids, patients, encoded, probabilities, classes, exclusive)
     problems += truths.problems
     return TaskEvaluation(found.task, found.scores, found.classes, found.cases, found.details, tuple(problems))
 
@@ -78,7 +78,7 @@ def score_classes(
     for i in np.lexsort((np.asarray(ids, dtype=str), support)).tolist():
         row: dict[str, Any] = {"case": ids[i], "patient": patients[i]}
         row["label"], row["predicted"] = (
-            ";".join(name for name, there in zip(classes, flags, strict=True) if there)
+            JOINED.join(name for name, there in zip(classes, flags, strict=True) if there)
             for flags in (targets[i] == 1, predicted[i])
         )
         row["probability"] = float(support[i])
@@ -141,7 +141,7 @@ def _compare_labels(
     """The label column must name classes, and is said to be set aside where the probabilities say something else."""
     if not table.labels:
         return
-    told = [{name.strip() for name in table.labels[row].split(";") if name.strip()} for row in order]
+    told = [{name.strip() for name in table.labels[row].split(JOINED) if name.strip()} for row in order]
     if unknown := sorted(set().union(*told) - set(classes)):
         raise InputError(Problem(str(table.path), "label", ", ".join(unknown[:5]), "one of " + ", ".join(classes),
                                  closest(unknown[0], classes)))  # fmt: skip
@@ -155,6 +155,6 @@ def _compare_labels(
     ]
     if differ:
         found = f"{len(differ)} labels that are not those of the probabilities ({', '.join(differ[:3])})"
-        expected = "the class of the highest probability" if exclusive else "the labels of at least one half"
+        expected = "the class of the highest probability" if exclusive else "the labels above one half"
         fix = "What the probabilities say was scored."
         problems.append(Problem(str(table.path), "label", found, expected, fix, "warn"))

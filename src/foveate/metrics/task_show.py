@@ -30,8 +30,12 @@ _TITLES = {
     "r2": "R²",
     "coverage": "coverage of the intervals",
     "interval_width": "width of the intervals",
+    "ap": "AP",
+    "froc": "FROC",
 }
-_SHORT = {"sensitivity_at_95_specificity": "sens. at 95% spec.", "sensitivity": "sens.", "specificity": "spec."}
+# What is shown of each class: the JSON has more, for which there are no columns.
+_OF_CLASS = ("f1", "sensitivity", "auroc", "auprc", "sensitivity_at_95_specificity", "ap", "ap10", "ap50", "froc")
+_SHORT = {"sensitivity_at_95_specificity": "sens. at 95% spec.", "sensitivity": "sens."}
 
 
 def show(evaluation: TaskEvaluation, console: Console) -> None:
@@ -64,8 +68,8 @@ def _scores(evaluation: TaskEvaluation) -> Table:
 
 def _by_class(evaluation: TaskEvaluation) -> Table:
     """One row a class, each score over its interval."""
-    keys = list(dict.fromkeys(key.split("/", 1)[0] for key in evaluation.scores if "/" in key))
-    keys = [key for key in keys if key != "specificity"]  # the JSON has it; a column more does not fit
+    there = {key.split("/", 1)[0] for key in evaluation.scores if "/" in key}
+    keys = [key for key in _OF_CLASS if key in there]
     table = _table("Each class against the others")
     table.add_column("class", overflow="fold")
     for key in keys:
@@ -134,7 +138,8 @@ def _notes(evaluation: TaskEvaluation, console: Console) -> None:
 
 
 def _title(key: str) -> str:
-    return _TITLES.get(key, key.replace("_", " "))
+    """Of a key; ``ap50`` is the AP at an IoU of 0.5."""
+    return _TITLES.get(key) or (key.upper() if key[:2] == "ap" and key[2:].isdigit() else key.replace("_", " "))
 
 
 def number(value: float) -> str:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from foveate.cohort.listing import read_patients
-from foveate.errors import Problem, refuse
-from foveate.io import case_stem, image_suffix
-
-_SHOWN = 5
+from foveate.cohort.layouts import find_cohort, task_of
+from foveate.cohort.listing import some
+from foveate.errors import InputError, Problem, refuse
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,6 @@ class Truths:
     """
 
     root: Path
-    task: str
     targets: dict[str, tuple[str, ...] | float]
     patients: dict[str, str]
     classes: tuple[str, ...] = ()
@@ -32,30 +28,29 @@ class Truths:
     problems: list[Problem] = field(default_factory=list)
 
 
-def read_truths(data: Path) -> Truths:
-    problems: list[Problem] = []
-    table = data / "labels.csv"
-    targets: dict[str, tuple[str, ...] | float] = {}
-    if table.is_file():
-        with table.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        if "value" in rows[0]:
-            targets = {row["case"]: float(row["value"]) for row in rows if row["value"]}
-        else:
-            targets = {row["case"]: tuple(row["label"].split(";")) for row in rows if row["label"]}
-        patients = {row["case"]: row.get("patient") or row["case"] for row in rows}
-        task = "regression" if "value" in rows[0] else "classification"
-        exclusive = task == "regression" or all(len(t) == 1 for t in targets.values())  # type: ignore[arg-type]
-    else:
-        task, exclusive = "classification", True
-        for path in sorted(data.glob("*/*")):
-            if image_suffix(path) and path.parent.name != "unlabelled":
-                targets[f"{path.parent.name}/{case_stem(path)}"] = (path.parent.name,)
-        patients = read_patients(data, targets, problems)
-    classes = () if task == "regression" else tuple(sorted({n for t in targets.values() for n in t}))  # type: ignore[union-attr]
-    if not targets:
-        raise refuse(data, "dataset", "no labelled case", "class folders or labels.csv", "Check the path.")
-    return Truths(data, task, targets, patients, classes, exclusive, problems)
+def read_truths(data: Path, task: str) -> Truths:
+    """What is true of each labelled case of the dataset folder, for classification or regression.
+
+    Raises InputError where the folder is no dataset, is one of another task, or holds labels that cannot be read.
+    """
+    usual = task_of(data)
+    try:
+        cohort = find_cohort(data, task)
+    except InputError:
+        if usual == task:
+            raise
+        fix = "Check that predictions and dataset belong together."
+        raise refuse(data, "task", f"labels for {usual}", f"labels for {task}, as predicted", fix) from None
+    if refused := [problem for problem in cohort.problems if problem.severity == "refuse"]:
+        raise InputError(refused)
+    if not cohort.labelled:
+        found = f"no labelled case among {len(cohort.cases)}"
+        raise refuse(data, "labels", found, "labelled cases", "Score against the folder that holds the labels.")
+    targets = {case.id: case.target for case in cohort.labelled}
+    patients = {case.id: case.patient for case in cohort.labelled}
+    # That cases have no label is no news here; that their patients are not known is.
+    said = [problem for problem in cohort.problems if problem.field == "patient"]
+    return Truths(data, targets, patients, tuple(cohort.classes), cohort.exclusive, said)
 
 
 def match_cases(
@@ -75,20 +70,20 @@ def match_cases(
     }
     wanted = _wanted(truths, cases)
     missing = [case for case in wanted if case not in found]
-    unclear = [f"{case} ({_some(others[_last(case)])})" for case in missing if _last(case) in others]
+    unclear = [f"{case} ({some(others[_last(case)])})" for case in missing if _last(case) in others]
     if not found and not unclear:
         raise refuse(
             path,
             "case ids",
-            f"{_some(predicted)} ({len(predicted)} in all), none of which has a label",
-            f"cases of {truths.root}, such as {_some(wanted)}",
+            f"{some(predicted)} ({len(predicted)} in all), none of which has a label",
+            f"cases of {truths.root}, such as {some(wanted)}",
             "Check the two paths.",
         )
     if missing:
-        said = f"no prediction for {len(missing)} of {len(wanted)} labelled cases ({_some(missing)})"
+        said = f"no prediction for {len(missing)} of {len(wanted)} labelled cases ({some(missing)})"
         fix = "Predict them too, or name the cases to score in a file for --cases."
         if unclear:
-            said += f"; not clear which belongs to {_some(unclear)}"
+            said += f"; not clear which belongs to {some(unclear)}"
             fix = "Write the ids of the dataset, folders included."
         raise refuse(path, "case ids", said, "a prediction for each", fix)
     chosen = {case: found[case] for case in wanted}
@@ -96,7 +91,7 @@ def match_cases(
     extra = [case for row, case in enumerate(predicted) if row not in used]
     if not extra:
         return chosen, []
-    said = f"{len(extra)} predictions without a label ({_some(extra)})"
+    said = f"{len(extra)} predictions without a label ({some(extra)})"
     return chosen, [Problem(str(path), "case ids", said, "labelled cases", "They were left out.", "warn")]
 
 
@@ -105,7 +100,7 @@ def _wanted(truths: Truths, cases: Sequence[str] | None) -> list[str]:
         return list(truths.targets)
     unknown = [case for case in cases if case not in truths.targets]
     if unknown or not cases:
-        found = _some(unknown) or "no id"
+        found = some(unknown) or "no id"
         raise refuse(truths.root, "cases", found, "ids of labelled cases", "Correct the ids.")
     return list(dict.fromkeys(cases))
 
@@ -119,7 +114,3 @@ def _by_last(cases: Sequence[str]) -> dict[str, list[str]]:
     for case in cases:
         groups[_last(case)].append(case)
     return groups
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -43,7 +42,11 @@ def fit_temperature(logits: Tensor, targets: Tensor, exclusive: bool = True) -> 
         known = known.all(dim=1, keepdim=True).expand_as(y)
     cases = int(known.any(dim=1).sum())
     if cases < FEWEST:
-        _warn(f"{cases} labelled validation cases are too few to calibrate the probabilities (at least {FEWEST})")
+        warnings.warn(
+            f"{cases} labelled validation cases are too few to calibrate the probabilities, at least {FEWEST} are "
+            "needed: they stay as the network gives them.",
+            stacklevel=2,
+        )
         return 1.0
     even = 1 / y.shape[1] if exclusive else 0.5
     y = torch.where(known, (cases * y.nan_to_num() + even) / (cases + 1), 0.0)
@@ -68,8 +71,8 @@ def interval_scale(scores: Tensor, coverage: float = 0.9) -> float:
     """Half width of an interval in units of sigma: ``f(x) - scale * sigma(x)`` to ``f(x) + scale * sigma(x)``.
 
     scores: ``[N]`` residuals over sigma of validation cases, of either sign; nan is left out. coverage: in (0, 1).
-    With too few cases for the coverage the largest score is taken, which covers n / (n + 1) of new cases, and without
-    any the normal distribution's quantile; both with a warning. Raises ValueError for an infinite score.
+    Infinite with fewer than coverage / (1 - coverage) cases: then no finite width is sure to hold that many.
+    Raises ValueError for an infinite score.
     """
     if not 0 < coverage < 1:
         raise ValueError(f"coverage {coverage} is not between 0 and 1")
@@ -77,20 +80,6 @@ def interval_scale(scores: Tensor, coverage: float = 0.9) -> float:
     sizes = sizes[~sizes.isnan()].sort().values
     if sizes.isinf().any():
         raise ValueError("a residual over sigma is not finite")
-    number = len(sizes)
-    if number == 0:
-        _warn("no labelled validation case: intervals are as wide as the model's own sigma says")
-        return NormalDist().inv_cdf((1 + coverage) / 2)
     # The product may lie above the whole number by rounding only: 10 * 0.9 must stay 9.
-    rank = math.ceil((number + 1) * coverage - 1e-9)
-    if rank > number:
-        needed = math.ceil(coverage / (1 - coverage) - 1e-9)
-        _warn(
-            f"{number} labelled validation cases are too few for intervals of {coverage:.0%} (at least {needed}); "
-            f"they are sure to hold {number / (number + 1):.0%} only"
-        )
-    return float(sizes[min(rank, number) - 1])
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=3)
+    rank = math.ceil((len(sizes) + 1) * coverage - 1e-9)
+    return float(sizes[rank - 1]) if rank <= len(sizes) else math.inf

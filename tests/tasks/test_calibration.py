@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foveate.predict.calibration import FEWEST, HIGHEST, LOWEST, fit_temperature, interval_scale
+from foveate.tasks.calibration import FEWEST, HIGHEST, LOWEST, fit_temperature, interval_scale
 
 
 def drawn(cases: int, classes: int, exclusive: bool, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -99,8 +99,7 @@ def test_the_coverage_holds_on_exchangeable_cases() -> None:
     assert sum(map(float, inside)) / len(inside) == pytest.approx(0.9, abs=0.015)  # exactly 18 / 20
 
 
-def test_too_few_cases_for_the_coverage_are_said() -> None:
-    with pytest.warns(UserWarning, match="too few for intervals of 90%"):
-        assert interval_scale(torch.tensor([1.0, -3.0]), 0.9) == 3.0
-    with pytest.warns(UserWarning, match="no labelled validation case"):
-        assert interval_scale(torch.empty(0), 0.9) == pytest.approx(1.645, abs=1e-3)
+def test_with_too_few_cases_no_width_is_sure() -> None:
+    assert interval_scale(torch.arange(8.0), 0.9) == math.inf
+    assert interval_scale(torch.arange(9.0), 0.9) == 8
+    assert interval_scale(torch.empty(0), 0.9) == math.inf
