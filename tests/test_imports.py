@@ -26,7 +26,7 @@ ORDER = [
     ("engine",),
     ("bench",),
     ("demo",),
-    ("demo_classification",),  # of the same kind, and written with what that one has
+    ("demo_classification", "demo_detection"),  # of the same kind, and written with what that one has
     ("cli",),
     ("__main__",),
 ]

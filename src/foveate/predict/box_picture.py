@@ -65,14 +65,15 @@ def draw_boxes(volume: Volume, found: Boxes, names: Sequence[str]) -> bytes:
 
 
 def grey_or_colour(array: np.ndarray) -> np.ndarray:
-    """``[C, rows, columns]`` -> uint8 ``[rows, columns, 3]``: three channels of bytes as they are, else the first of
-    those that are there between its percentiles 0.5 and 99.5."""
-    if len(array) == 3 and array.min() >= 0 and array.max() <= 255 and array.max() > 1:
+    """``[C, rows, columns]`` -> uint8 ``[rows, columns, 3]``: three channels of bytes as they are; three others, or the
+    first of those that are there, between their percentiles 0.5 and 99.5."""
+    if len(array) == 3 and array.min() >= 0 and 1 < array.max() <= 255:
         return array.transpose(1, 2, 0).astype(np.uint8)
-    channel = next((one for one in array if np.isfinite(one).all()), np.nan_to_num(array[0])).astype(np.float32)
-    low, high = np.percentile(channel, (0.5, 99.5))
-    grey = np.clip((channel - low) / max(high - low, 1e-6), 0, 1) * 255
-    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    there = np.stack([channel for channel in array if np.isfinite(channel).all()]).astype(np.float32)
+    shown = there if len(there) == 3 else there[:1].repeat(3, axis=0)
+    low, high = np.percentile(shown, (0.5, 99.5))
+    levels: np.ndarray = np.clip((shown - low) / max(high - low, 1e-6), 0, 1) * 255
+    return levels.astype(np.uint8).transpose(1, 2, 0)
 
 
 def _free(
