@@ -21,6 +21,7 @@ from foveate.tasks import Target
 
 
 class InterpolationConsistency(Method):
+    reason: ClassVar[str] = "mixes the answers to two images"
     tasks: ClassVar[tuple[str, ...]] = ANY_TASK
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:

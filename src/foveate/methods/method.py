@@ -19,6 +19,7 @@ Builder = Callable[..., nn.Module]
 # What a method may say that it serves: where an answer is all that it asks of a task; where it must be a probability.
 ANY_TASK = ("segmentation", "classification", "regression")
 OF_CLASSES = ("segmentation", "classification")
+BOXES = "detection"  # where the loss alone compares with a pseudo-label: there is no distance between sets of boxes
 
 
 class Method(nn.Module):
@@ -29,7 +30,8 @@ class Method(nn.Module):
     start: progress from which unlabelled scans teach, unless the configuration says otherwise.
     learns_labels: false of pre-training, which sees every scan as an image and leaves no segmenter behind.
     watches_images: true of pre-training whose images held back show what it has learnt by heart.
-    confidence: a pseudo-label teaches where it is surer than this, unless the configuration says otherwise (sureness).
+    confidence: a pseudo-label teaches where it is surer than this, unless the configuration or the task says otherwise
+        (sureness).
     build: makes another network for the same task and plan, with other random weights; ``build("name")`` one of
         another architecture. For the methods that train more than one.
     tasks: names of TASKS that it serves; reason: why it does not serve the others.
@@ -54,7 +56,7 @@ class Method(nn.Module):
         self.network, self.task, self.config, self.decay = network, task, config, decay
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
         self.start = self.start if config.start is None else config.start
-        self.sureness = self.confidence if config.confidence is None else config.confidence
+        self.sureness = next(c for c in (config.confidence, task.confidence, self.confidence) if c is not None)
 
     def players(self) -> dict[str, nn.Module]:
         """The modules that are trained, one optimiser each; a teacher is no player."""

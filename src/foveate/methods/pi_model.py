@@ -22,6 +22,7 @@ from foveate.methods.method import ANY_TASK, Method, divide, weighted
 
 class PiModel(Method):
     strong_views: ClassVar[int] = 2
+    reason: ClassVar[str] = "compares two answers number by number"
     tasks: ClassVar[tuple[str, ...]] = ANY_TASK
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
