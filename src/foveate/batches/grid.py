@@ -48,8 +48,12 @@ class Grid:
             flips = tuple(bool(orientation[axis, 1] < 0) for axis in order)
         canonical = tuple(volume.shape[axis] for axis in order)
         spacing = [volume.spacing[axis] for axis in order]
+        wanted = plan.spacing
+        if plan.fits:
+            factor = max(n * own / p for n, own, p in zip(canonical, spacing, plan.patch, strict=True))
+            wanted = (factor,) * volume.dims
         prepared = tuple(
-            max(1, round(n * own / target)) for n, own, target in zip(canonical, spacing, plan.spacing, strict=True)
+            max(1, round(n * own / target)) for n, own, target in zip(canonical, spacing, wanted, strict=True)
         )
         affine = tuple(tuple(float(v) for v in row) for row in np.asarray(volume.affine))
         return cls(tuple(volume.shape), affine, order, flips, canonical, prepared)
@@ -73,6 +77,22 @@ class Grid:
         lead = array.ndim - len(self.order)
         view = array.transpose(*range(lead), *(lead + axis for axis in self.order))
         return view[(..., *(slice(None, None, -1) if flip else slice(None) for flip in self.flips))]
+
+    def boxes_to_prepared(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes ``[N, 2 n]`` in voxels of the scan's own grid -> in voxels of the prepared one."""
+        low, high = np.split(boxes, 2, axis=1)
+        low, high = low[:, self.order], high[:, self.order]
+        size, flips = np.array(self.canonical_shape), np.array(self.flips)
+        low, high = np.where(flips, size - high, low), np.where(flips, size - low, high)
+        return np.concatenate([low, high], 1) * np.tile(np.array(self.prepared_shape) / size, 2)
+
+    def boxes_to_original(self, boxes: np.ndarray) -> np.ndarray:
+        """The inverse of ``boxes_to_prepared``."""
+        size, flips = np.array(self.canonical_shape), np.array(self.flips)
+        low, high = np.split(boxes * np.tile(size / np.array(self.prepared_shape), 2), 2, axis=1)
+        low, high = np.where(flips, size - high, low), np.where(flips, size - low, high)
+        back = np.argsort(self.order)
+        return np.concatenate([low[:, back], high[:, back]], 1)
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -10,16 +10,20 @@ counts as well: the loss stays one of consistency.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from foveate.batches.sampler import Batch
-from foveate.methods.method import Method, divide, weighted
+from foveate.methods.method import ANY_TASK, Method, divide, weighted
 from foveate.tasks import Target
 
 
 class InterpolationConsistency(Method):
     unlabelled_weight = 100.0
+    reason: ClassVar[str] = "mixes the answers to two images"
+    tasks: ClassVar[tuple[str, ...]] = ANY_TASK
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         count = len(batch.weak)

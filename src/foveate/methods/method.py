@@ -12,10 +12,14 @@ from torch import Tensor, nn
 
 from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
-from foveate.tasks import Segmentation
+from foveate.tasks import Task
 
 Turn = tuple[str, dict[str, Tensor]]
 Builder = Callable[..., nn.Module]
+# What a method may say that it serves: where an answer is all that it asks of a task; where it must be a probability.
+ANY_TASK = ("segmentation", "classification", "regression")
+OF_CLASSES = ("segmentation", "classification")
+BOXES = "detection"  # where the loss alone compares with a pseudo-label: there is no distance between sets of boxes
 
 
 class Method(nn.Module):
@@ -28,9 +32,11 @@ class Method(nn.Module):
     watches_images: true of pre-training whose images held back show what it has learnt by heart.
     unlabelled_weight: weight of the unlabelled loss once ramped up, unless the configuration says otherwise. A squared
         difference of probabilities is small beside cross-entropy and Dice, so methods that learn by it weigh it more.
-    confidence: a pseudo-label teaches where it is surer than this, unless the configuration says otherwise (sureness).
+    confidence: a pseudo-label teaches where it is surer than this, unless the configuration or the task says otherwise
+        (sureness).
     build: makes another network for the same task and plan, with other random weights; ``build("name")`` one of
         another architecture. For the methods that train more than one.
+    tasks: names of TASKS that it serves; reason: why it does not serve the others.
     average: exponential moving average (EMA) of the network's weights and buffers. It is the teacher of the methods
         that have one, and the model that is saved.
     """
@@ -41,11 +47,13 @@ class Method(nn.Module):
     learns_labels: ClassVar[bool] = True
     watches_images: ClassVar[bool] = False
     confidence: ClassVar[float] = 0.0
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
+    reason: ClassVar[str] = "compares answers voxel by voxel"
     start: float = 0.2
     unlabelled_weight: float = 1.0
 
     def __init__(
-        self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None
+        self, network: nn.Module, task: Task, config: MethodConfig, decay: float, build: Builder | None = None
     ) -> None:
         super().__init__()
         self.network, self.task, self.config, self.decay = network, task, config, decay
@@ -53,7 +61,7 @@ class Method(nn.Module):
         self.start = self.start if config.start is None else config.start
         weight = config.unlabelled_weight
         self.unlabelled_weight = self.unlabelled_weight if weight is None else weight
-        self.sureness = self.confidence if config.confidence is None else config.confidence
+        self.sureness = next(c for c in (config.confidence, task.confidence, self.confidence) if c is not None)
 
     def players(self) -> dict[str, nn.Module]:
         """The modules that are trained, one optimiser each; a teacher is no player."""

@@ -14,15 +14,19 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from foveate.figures import INK
 from foveate.files import write_atomic
-from foveate.report.pictures import INK, View, case_views, colours, curve_picture
+from foveate.report.pictures import View, case_views, colours, curve_picture
 
 _CURVES = (
     ("loss", "Loss"),
     ("learning_rate", "Learning rate"),
     ("dice", "Validation Dice"),
+    ("macro_f1", "Validation macro F1"),
+    ("ap50", "Validation AP50"),
+    ("mae", "Validation mean absolute error"),
 )
-_HEADERS = {"dice": "Dice", "nsd": "Surface Dice"} | {
+_HEADERS = {"dice": "Dice", "nsd": "Surface Dice", "ap50": "AP50", "ap": "AP", "froc": "FROC"} | {
     f"{key}_{unit}": f"{name} ({unit})" for key, name in (("hd95", "HD95"), ("asd", "ASD")) for unit in ("mm", "px")
 }
 
@@ -33,6 +37,7 @@ class ReportCase:
 
     image: ``[*S]`` one channel, 2D or 3D. spacing: mm per axis. label: integer ``[*S]``, or None when the scan
     has none. prediction: integer ``[*S]``. dice: its mean Dice, or None. caption: a line of plain text.
+    views: what to show, where it is drawn already; prediction is then None.
     affine: 4x4 to RAS mm, without which a volume is shown in axis order and sides are not marked.
     """
 
@@ -40,10 +45,11 @@ class ReportCase:
     image: np.ndarray
     spacing: tuple[float, ...]
     label: np.ndarray | None
-    prediction: np.ndarray
+    prediction: np.ndarray | None
     dice: float | None = None
     caption: str = ""
     affine: np.ndarray | None = None
+    views: Sequence[View] = ()
 
 
 def write_report(
@@ -58,6 +64,7 @@ def write_report(
     classes: Sequence[str] | Mapping[str, int | tuple[int, ...]] = (),
     command: str = "",
     provenance: Mapping[str, Any] | None = None,
+    confusion: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write the page and return its path; all text is escaped and nothing is loaded from elsewhere.
 
@@ -65,7 +72,8 @@ def write_report(
     such as what the cohort cannot claim. table: rows with the same keys; a pair of numbers under ``X_interval``
     is shown below X. curves: name of a run -> records of its log.jsonl (step, loss, learning_rate, dice).
     cases: shown worst Dice first, those without a Dice last. classes: names of the label values 1, 2, ...,
-    or name -> value or values. provenance: data hashes, versions, seed and so on.
+    or name -> value or values. provenance: data hashes, versions, seed and so on. confusion: a row for each class,
+    how often cases of it got each answer.
 
     Raises OSError or DiskFull when the file cannot be written; an earlier one is then still there.
     """
@@ -77,6 +85,7 @@ def write_report(
         subtitle=subtitle,
         notes=list(notes),
         table=_table(table),
+        confusion=_table(confusion),
         curves=_curves(dict(curves or {})),
         legend=list(zip(named, colours(len(named)), strict=True)),
         labelled=any(case.label is not None for case in cases),
@@ -103,7 +112,9 @@ def _worst_first(cases: Sequence[ReportCase]) -> list[ReportCase]:
 
 
 def _case(case: ReportCase, values: Sequence[Sequence[int]]) -> dict[str, Any]:
-    views = case_views(case.image, case.spacing, case.label, case.prediction, values, case.affine)
+    views = case.views
+    if case.prediction is not None:
+        views = case_views(case.image, case.spacing, case.label, case.prediction, values, case.affine)
     return {
         "id": case.id,
         "dice": None if _number(case.dice) is None else f"{case.dice:.3f}",

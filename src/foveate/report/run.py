@@ -11,20 +11,39 @@ import numpy as np
 from foveate.batches.cache import PreparedCase, PreparedCohort
 from foveate.cohort.plan import Plan
 from foveate.cohort.split import Split
-from foveate.predict.predictor import Predictor
+from foveate.io.volume import Volume
+from foveate.predict.box_picture import draw_boxes
+from foveate.predict.detecting import BoxPredictor
+from foveate.predict.predictor import AnyPredictor, Predictor
+from foveate.predict.whole import WholePredictor
 from foveate.report.page import ReportCase, write_report
+from foveate.report.pictures import View
+from foveate.report.whole import answer_pictures, confusion
 
 PICTURES = 6  # cases shown
+# Of each task: key of the log -> name in the table.
+SCORES = {
+    "segmentation": {"dice": "validation Dice"},
+    "classification": {"macro_f1": "validation macro F1", "accuracy": "validation accuracy"},
+    "regression": {"mae": "validation mean absolute error"},
+    "detection": {"ap50": "validation AP50"},
+}
 
 
 def write_run_report(
-    run: Path, plan: Plan, predictor: Predictor | None, prepared: PreparedCohort, split: Split
+    run: Path,
+    plan: Plan,
+    predictor: AnyPredictor | None,
+    prepared: PreparedCohort,
+    split: Split,
+    held: np.ndarray | None = None,
 ) -> Path:
     """Write ``run/report.html`` from the run's records and predictions on prepared scans; returns its path.
 
     Held-back cases are shown where there are some; else a few training and unlabelled cases, marked as such, whose
     pictures show that training worked and not how well the model does on new scans. predictor: None after
-    pre-training, which leaves nothing to predict with.
+    pre-training, which leaves nothing to predict with. held: logits ``[N, K]`` of the cases of validation, where an
+    image has one answer.
     """
     records = read_log(run)
     provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
@@ -49,10 +68,20 @@ def write_run_report(
         "patch": " x ".join(map(str, plan.patch)),
         "batch": plan.batch,
         "steps": max((record["step"] for record in records), default=0),
-        "validation Dice": next((r["dice"] for r in reversed(records) if r.get("dice") is not None), None),
     }
+    for key, title in SCORES[plan.task].items():
+        summary[title] = next((r[key] for r in reversed(records) if r.get(key) is not None), None)
     if gaps := [record["free_energy_gap"] for record in records if record.get("free_energy_gap") is not None]:
         summary["free-energy gap"] = gaps[-1]  # of scans held back to scans that teach
+    cases, table = list[ReportCase](), list[dict[str, Any]]()
+    if isinstance(predictor, WholePredictor):
+        cases = answer_pictures(predictor, prepared, shown)
+        table = [] if held is None else confusion(predictor, prepared, split.validation, held)
+        summary |= {name: value for name, value in predictor.task.description().items() if name != "name"}
+    elif isinstance(predictor, BoxPredictor):
+        cases = [_boxes(prepared[name], caption, predictor) for name, caption in shown]
+    elif predictor:
+        cases = [_picture(prepared[name], caption, predictor) for name, caption in shown]
     return write_report(
         run,
         title="Foveate training run",
@@ -60,8 +89,9 @@ def write_run_report(
         notes=notes,
         table=[summary],
         curves={summary["method"]: records},
-        cases=[_picture(prepared[name], caption, predictor) for name, caption in shown] if predictor else [],
-        classes=plan.classes,
+        cases=cases,
+        classes=plan.classes if plan.task == "segmentation" else {},
+        confusion=table,
         command=" ".join(provenance["command"]),
         provenance={"seed": provenance["seed"], "cases": len(provenance["data"]), **provenance["versions"]},
     )
@@ -76,6 +106,16 @@ def read_log(run: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return records
+
+
+def _boxes(case: PreparedCase, caption: str, predictor: BoxPredictor) -> ReportCase:
+    """With the boxes that were found, on the prepared image; the number of those that are known is said."""
+    image = np.asarray(case.image, np.float32)
+    found, spacing = predictor.predict_prepared(image), [*case.spacing, *[1.0] * (4 - len(case.spacing))]
+    drawn = draw_boxes(Volume(image, np.diag(spacing)), found, list(predictor.plan.classes))
+    if case.target is not None:
+        caption += f"; {(case.target[:, -1] >= 0).sum()} boxes known"
+    return ReportCase(case.id, image[0], case.spacing, None, None, None, caption, views=(View("boxes", drawn),))
 
 
 def _picture(case: PreparedCase, caption: str, predictor: Predictor) -> ReportCase:
