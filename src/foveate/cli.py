@@ -36,7 +36,7 @@ DEMOS = {
 Data = Annotated[
     Path,
     typer.Argument(
-        help="Dataset folder: nnU-Net raw, MSD, images/ + labels/, class folders, images/ + labels.csv, or images/ + boxes.",
+        help="Dataset folder: nnU-Net raw, MSD, images/ + labels/, class folders, or images/ + labels.csv or boxes.",
         metavar="DATA",
     ),
 ]
