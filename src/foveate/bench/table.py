@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from foveate.bench.page import markdown_table
 from foveate.bench.rows import ALL, CASES, Row, budget
-from foveate.metrics.bootstrap import class_mean, draw_weights, interval
+from foveate.metrics.bootstrap import Estimate, class_mean, draw_weights, interval
 
 Group = dict[int, Row]
 """The rows of one configuration by seed."""
@@ -52,14 +51,6 @@ class Setting:
 
 def setting_of(row: Row) -> Setting:
     return Setting(row["scored"], float(row["minutes"]), int(row["threads"]), row["device"], row["clock"])
-
-
-class Estimate(NamedTuple):
-    """A number and its bootstrap 95% interval over patients; nan where there is none."""
-
-    value: float
-    low: float
-    high: float
 
 
 def group_rows(rows: Sequence[Row]) -> dict[Key, Group]:

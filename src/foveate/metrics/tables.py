@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def evaluate_table(path: Path, data: Path, cases: Sequence[str] | None = None) -
         _compare_labels(table, order, probabilities, classes, exclusive, problems)
         found = score_classes(ids, patients, encoded, probabilities, classes, exclusive)
     problems += truths.problems
-    return TaskEvaluation(found.task, found.scores, found.classes, found.cases, found.details, tuple(problems))
+    return replace(found, problems=tuple(problems))
 
 
 def score_classes(
@@ -60,9 +61,11 @@ def score_classes(
 
     targets: ``[N, K]`` 0 or 1, or nan where one of several labels is not known. probabilities: ``[N, K]``.
     """
-    scores = estimates(
-        lambda weights: classification_scores(targets, probabilities, classes, weights, exclusive), patients, SHIFTED
-    )
+
+    def resampled(weights: np.ndarray) -> Mapping[str, np.ndarray]:
+        return classification_scores(targets, probabilities, classes, weights, exclusive)
+
+    scores = estimates(resampled, patients, SHIFTED)
     predicted, known = decide(probabilities, exclusive), np.isfinite(targets)
     details: dict[str, Any] = {"exclusive": exclusive}
     if exclusive:
@@ -84,7 +87,9 @@ def score_classes(
         row["probability_of_label"] = float(support[i])
         row["right"] = bool((predicted[i] == targets[i])[known[i]].all())
         rows.append(row)
-    return TaskEvaluation("classification", scores, tuple(classes), tuple(rows), details)
+    return TaskEvaluation(
+        "classification", scores, tuple(classes), tuple(rows), details, ids=tuple(ids), resampled=resampled
+    )
 
 
 def score_values(
@@ -96,7 +101,8 @@ def score_values(
     high: np.ndarray,
 ) -> TaskEvaluation:
     """Scores of predicted values ``[N]`` and their intervals ``low`` to ``high`` (nan: none); largest error first."""
-    scores = estimates(partial(regression_scores, values, predicted, low, high), patients)
+    resampled = partial(regression_scores, values, predicted, low, high)
+    scores = estimates(resampled, patients)
     error = predicted - values
     columns: Mapping[str, np.ndarray] = {
         "value": values,
@@ -109,7 +115,7 @@ def score_values(
         {"case": ids[i], "patient": patients[i], **{name: float(column[i]) for name, column in columns.items()}}
         for i in np.lexsort((np.asarray(ids, dtype=str), -np.abs(error))).tolist()
     )
-    return TaskEvaluation("regression", scores, (), rows)
+    return TaskEvaluation("regression", scores, (), rows, ids=tuple(ids), resampled=resampled)
 
 
 def _columns(table: ClassTable, truths: Truths, problems: list[Problem]) -> tuple[tuple[str, ...], list[int]]:

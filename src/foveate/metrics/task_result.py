@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from json import dumps
 from pathlib import Path
@@ -15,6 +15,7 @@ from foveate.metrics import bootstrap
 from foveate.metrics.bootstrap import Estimate
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.console import Console
 
 
@@ -26,6 +27,7 @@ class TaskEvaluation:
     cases: a row each, worst first, with ``case`` and ``patient`` before the rest.
     details: what else the JSON holds, by key: only JSON types. ``confusion`` and ``reliability`` are shown and drawn.
     problems: warnings; what would make a score meaningless has been refused instead.
+    ids: the cases in the order in which ``resampled`` weighs them: weights ``[draws, N]`` -> key -> ``[draws]``.
     """
 
     task: str
@@ -34,6 +36,8 @@ class TaskEvaluation:
     cases: tuple[Mapping[str, Any], ...]
     details: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    ids: tuple[str, ...] = ()
+    resampled: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = field(default=None, repr=False, compare=False)
 
     def __getitem__(self, key: str) -> Estimate:
         return self.scores[key]
