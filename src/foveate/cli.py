@@ -36,7 +36,8 @@ DEMOS = {
 Data = Annotated[
     Path,
     typer.Argument(
-        help="Dataset folder: nnU-Net raw, MSD, images/ + labels/, class folders, images/ + labels.csv, or images/ + boxes.",
+        help="Dataset folder: nnU-Net raw, MSD, images/ + labels/, class folders, "
+        "images/ + labels.csv, or images/ + boxes.",
         metavar="DATA",
     ),
 ]
@@ -46,9 +47,7 @@ Labelled = Annotated[
 ]
 Task = Annotated[
     str | None,
-    typer.Option(
-        help="segmentation, classification, regression or detection; by default what the dataset's layout says."
-    ),
+    typer.Option(help="segmentation, classification, regression or detection; by default what the layout says."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, gpu, gpu:0 or mps; by default the best there is.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]

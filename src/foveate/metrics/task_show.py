@@ -33,8 +33,6 @@ _TITLES = {
     "r2": "R²",
     "coverage": "coverage of the intervals",
     "interval_width": "width of the intervals",
-    "ap": "AP",
-    "froc": "FROC",
 }
 # What is shown of each class: the JSON has more, for which there are no columns.
 _OF_CLASS = ("f1", "sensitivity", "auroc", "auprc", "sensitivity_at_95_specificity", "ap", "ap10", "ap50", "froc")
