@@ -17,9 +17,8 @@ SERVING = [name for name, method in METHODS.items() if "detection" in method.tas
 
 def build(name: str) -> tuple[Method, Detection]:
     strides = ((1, 1), (2, 2), (2, 2), (2, 2))
-    plan = tiny_plan(
-        2, patch=(32, 32), classes={"a": 0, "b": 1}, task="detection", widths=(4, 6, 8, 8), strides=strides
-    )
+    shape = {"patch": (32, 32), "widths": (4, 6, 8, 8), "strides": strides}
+    plan = tiny_plan(2, classes={"a": 0, "b": 1}, task="detection", **shape)
     task = Detection(plan)
     torch.manual_seed(0)
 
