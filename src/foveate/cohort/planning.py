@@ -19,7 +19,7 @@ from foveate.cohort.targets import statistics
 from foveate.errors import refuse
 
 WHOLE = ("classification", "regression")  # tasks of one answer for an image
-WHOLE_BATCH = {2: 16, 3: 4}  # images per step: of few, a step says little of how classes differ
+WHOLE_BATCH = {2: 16, 3: 8}  # images per step: of few, a step says little of how they differ
 BOX_SIDE = 12  # voxels along the shortest side of small boxes
 SLACK = 1.1  # share of the voxels per image that rounding to the network's strides may add up to
 SMALLEST = 5  # voxels per axis that the deepest stage keeps at least
