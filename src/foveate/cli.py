@@ -36,12 +36,7 @@ DEMOS = {
 Data = Annotated[
     Path,
     typer.Argument(
-<<<<<<< HEAD
-        help="Dataset folder: nnU-Net raw, MSD, images/ + labels/, class folders, "
-        "images/ + labels.csv, or images/ + boxes.",
-=======
         help="Dataset folder: nnU-Net raw, MSD, images/ + labels/, class folders, or images/ + labels.csv or boxes.",
->>>>>>> tasks-core
         metavar="DATA",
     ),
 ]
