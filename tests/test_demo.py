@@ -1,5 +1,6 @@
 """The demo, small: through the command, offline, over an earlier demo, and honest about a loss."""
 
+import json
 import socket
 from pathlib import Path
 
@@ -61,6 +62,26 @@ def test_demo_of_classification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "hardly trained" in page
     assert "accuracy, 95% interval" in page
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("offline")
+def test_demo_of_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from foveate import demo_detection
+    from foveate.cli import app
+
+    for name, size in (("LABELLED", 3), ("UNLABELLED", 4), ("TEST", 3), ("FEW_STEPS", 10**6)):
+        monkeypatch.setattr(demo_detection, name, size)
+    result = CliRunner().invoke(app, ["demo", str(tmp_path / "out"), "--task", "detection", "--minutes", "0.1"])
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "out" / "1"
+    for method in (demo.BASELINE, demo.compared_method()):
+        found = json.loads((folder / "predictions" / method / "predictions.json").read_text())
+        assert len(found["images"]) == len(list((folder / "predictions" / method / "pictures").iterdir())) == 3
+        assert method in result.output
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "hardly trained" in page
+    assert "These pictures are drawn" in page
 
 
 @pytest.mark.parametrize(

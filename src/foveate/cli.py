@@ -46,9 +46,7 @@ Labelled = Annotated[
 ]
 Task = Annotated[
     str | None,
-    typer.Option(
-        help="segmentation, classification, regression or detection; by default what the dataset's layout says."
-    ),
+    typer.Option(help="segmentation, classification, regression or detection; by default what the layout says."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, gpu, gpu:0 or mps; by default the best there is.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]

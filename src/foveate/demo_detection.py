@@ -13,6 +13,7 @@ from foveate.cohort.simulate_smears import SimulatedSmears, simulate_smears
 from foveate.demo import BASELINE, FEW_STEPS, compared_method, new_folder
 
 if TYPE_CHECKING:
+    from foveate.cohort.plan import Plan
     from foveate.metrics.task_result import TaskEvaluation
     from foveate.report.page import ReportCase
 
@@ -42,7 +43,8 @@ def run_demo(out: Path = Path("demo"), minutes: float | None = None, seed: int =
     console.print(f"Drawing {LABELLED} labelled, {UNLABELLED} unlabelled and {TEST} test pictures.")
     smears = simulate_smears(folder / "smears", LABELLED, UNLABELLED, TEST, seed)
     method, minutes = compared_method(), MINUTES if minutes is None else minutes
-    scores = {name: _train_and_score(folder, smears, name, minutes, seed, quiet) for name in (BASELINE, method)}
+    plan = _plan(smears)
+    scores = {name: _train_and_score(folder, smears, plan, name, minutes, seed, quiet) for name in (BASELINE, method)}
     sentence = _verdict(method, scores)
     logs = {name: read_log(folder / name) for name in scores}
     steps = {name: max((record["step"] for record in log), default=0) for name, log in logs.items()}
@@ -68,14 +70,26 @@ def run_demo(out: Path = Path("demo"), minutes: float | None = None, seed: int =
     return report
 
 
+def _plan(smears: SimulatedSmears) -> Plan:
+    """One plan for both methods, not fitted to the machine at hand: half of what two cores take in half a second."""
+    from foveate.cohort.check import check
+    from foveate.cohort.fingerprint import fingerprint
+    from foveate.cohort.planning import CPU, make_plan
+
+    report = check(smears.train)
+    return make_plan(report.cohort, fingerprint(report), CPU.scaled(0.5))
+
+
 def _train_and_score(
-    folder: Path, smears: SimulatedSmears, method: str, minutes: float, seed: int, quiet: bool
+    folder: Path, smears: SimulatedSmears, plan: Plan, method: str, minutes: float, seed: int, quiet: bool
 ) -> TaskEvaluation:
-    """Train ``method`` in ``folder/method``, predict the test pictures, score them."""
+    """Train ``method`` by ``plan`` in ``folder/method``, predict the test pictures, score them."""
     from foveate.engine.train import train
     from foveate.metrics.boxes import evaluate_boxes
     from foveate.predict.files import predict_files
 
+    (folder / method).mkdir()
+    plan.write(folder / method / "plan.json")
     train(smears.train, folder / method, minutes=minutes, method=method, seed=seed, quiet=quiet)
     found, *_ = predict_files(folder / method, smears.test / "images", folder / "predictions" / method)
     scores = evaluate_boxes(found, smears.test)

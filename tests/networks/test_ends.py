@@ -18,7 +18,8 @@ PLANS = {
     "2D": tiny_plan(2, widths=(4, 4, 6, 8), strides=((1, 1), *[(2, 2)] * 3)),
     "3D, thick slices": tiny_plan(3, patch=(8, 16, 5), strides=((1, 1, 1), (2, 3, 1), (1, 1, 1)), spacing=(1, 1, 4)),
 }
-every_network = pytest.mark.parametrize("name", NETWORKS)
+OF_MAPS = [name for name, network in NETWORKS.items() if "segmentation" in network.tasks]
+every_network = pytest.mark.parametrize("name", OF_MAPS)
 every_end = pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 

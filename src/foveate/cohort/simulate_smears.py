@@ -59,7 +59,7 @@ def simulate_smears(root: Path, labelled: int, unlabelled: int, test: int, seed:
 
 
 def name_of(number: int) -> str:
-    return f"smear_{number:04d}.png"
+    return f"smear{number:04d}.png"
 
 
 def simulate_smear(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, tuple[int, int, int, int]]]]:

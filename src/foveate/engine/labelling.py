@@ -17,7 +17,7 @@ from foveate.batches.sampler import Sampler
 from foveate.engine.schedule import Schedule
 from foveate.methods import Method
 from foveate.predict.pieces import Values, of_one_piece, open_smaller_pieces
-from foveate.predict.predictor import AnyPredictor
+from foveate.predict.predictor import AnyPredictor, Predictor
 from foveate.predict.views import View, draw_views
 from foveate.predict.whole import WholePredictor
 
@@ -105,6 +105,7 @@ class Labelling:
             logits = torch.from_numpy(self.predictor.logits([case.image], views=views))
             labels = self.predictor.task.decode(logits, self.method.sureness).numpy()[0]
         else:
+            assert isinstance(self.predictor, Predictor)  # no method that serves boxes has whole scans labelled
             labels = self.predictor.predict_prepared(case.image, views, self.method.sureness)
             labels = open_smaller_pieces(labels, self.whole)
             write_array(case.voxels_path, sample_voxels(labels))

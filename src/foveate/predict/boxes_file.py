@@ -72,7 +72,7 @@ def _size(volume: Volume) -> dict[str, Any]:
 
 
 def _annotations(found: Boxes, image: int, first: int) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for box, kind, score in zip(found.boxes.tolist(), found.classes.tolist(), found.scores.tolist(), strict=True):
         low, high = box[: len(box) // 2], box[len(box) // 2 :]
         sides = [b - a for a, b in zip(low, high, strict=True)]
