@@ -56,11 +56,13 @@ def score_boxes(
 ) -> TaskEvaluation:
     """Scores with intervals over patients; cases worst first, by what is wrong at a score of SURE and an IoU of 0.5."""
     matches = {name: match_class(images, number) for name, number in classes.items()}
-    scores = estimates(partial(detection_scores, matches), [item.patient for item in images])
+    resampled = partial(detection_scores, matches)
+    scores = estimates(resampled, [item.patient for item in images])
     rows = [_row(item, classes) for item in images]
     rows.sort(key=lambda row: (-row["missed"] - row["false"], row["case"]))
     details = {"froc_iou": FROC_IOU, "interpolation": "101 recalls", "score_in_cases": SURE}
-    return TaskEvaluation("detection", scores, tuple(classes), tuple(rows), details, problems)
+    ids = tuple(item.case for item in images)
+    return TaskEvaluation("detection", scores, tuple(classes), tuple(rows), details, problems, ids, resampled)
 
 
 def image_boxes(
