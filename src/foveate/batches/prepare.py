@@ -239,7 +239,7 @@ def prepare_cohort(
 def _prepare_case(case: Case, plan: Plan, folder: Path, stop: threading.Event) -> PreparedCase:
     if stop.is_set():
         raise CancelledError
-    image_stem = folder / file_stem(case.id, _key(case.images, plan, "image"))
+    image_stem = folder / file_stem(case.id, cache_key(case.images, plan, "image"))
     image, grid_file = image_stem.with_suffix(".npy"), image_stem.with_suffix(".json")
     grid = read_grid(grid_file)
     if grid is None or not complete(image, np.float16, (len(plan.channels), *grid.prepared_shape)):
@@ -249,7 +249,7 @@ def _prepare_case(case: Case, plan: Plan, folder: Path, stop: threading.Event) -
         write_grid(grid_file, grid)
     if case.label is None:
         return PreparedCase(case.id, grid, image)
-    label_stem = folder / file_stem(case.id, _key((*case.images, case.label), plan, "label"))
+    label_stem = folder / file_stem(case.id, cache_key((*case.images, case.label), plan, "label"))
     label, voxels = label_stem.with_suffix(".npy"), label_stem.with_suffix(".voxels.npy")
     if not (complete(label, np.uint8, grid.prepared_shape) and complete(voxels, np.int32, (None, 1 + len(grid.order)))):
         array = prepare_label(read_label(case.label), plan, grid)
@@ -258,7 +258,8 @@ def _prepare_case(case: Case, plan: Plan, folder: Path, stop: threading.Event) -
     return PreparedCase(case.id, grid, image, label, voxels)
 
 
-def _key(files: tuple[Path, ...], plan: Plan, part: str) -> str:
+def cache_key(files: tuple[Path, ...], plan: Plan, part: str) -> str:
+    """See ``prepare_cohort``."""
     states = [(str(file.resolve()), (state := file.stat()).st_size, state.st_mtime_ns) for file in files]
     settings = plan.model_dump(mode="json", include={"dims", "spacing", "channels", "ignore"})
     return hashlib.sha256(json.dumps([VERSION, part, states, settings]).encode()).hexdigest()[:20]

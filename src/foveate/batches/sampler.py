@@ -44,7 +44,8 @@ class Batch:
     strong: further views ``[U, C, *S]`` of the same geometry with intensity changes. pseudo: ``[U, *S]`` uint8, the
     pseudo-labels of the unlabelled images through the same geometry, for a method that has them made. A missing
     modality of an image is NaN in its channel. cases: ids, labelled first. seed: for the random choices that a method
-    makes itself.
+    makes itself. boxes: ``[U, *S]`` uint8, of the unlabelled images through the same geometry, bit k set inside a box of
+    class k. masks: ``[U, *S]`` uint8, labels that belong to none of the images.
     """
 
     images: Tensor
@@ -54,15 +55,21 @@ class Batch:
     cases: list[str] = field(default_factory=list)
     seed: int = 0
     pseudo: Tensor | None = None
+    boxes: Tensor | None = None
+    masks: Tensor | None = None
 
 
 @dataclass
 class Regions:
-    """Regions cut from prepared scans, in host memory: images ``[B, C, *R]``, labels ``[B, *R]`` uint8 or None."""
+    """Regions cut from prepared scans, in host memory: images ``[B, C, *R]``, labels ``[B, *R]`` uint8 or None.
+
+    masks: ``[B, *R]`` uint8, of other scans, or None.
+    """
 
     images: Tensor
     labels: Tensor | None
     cases: list[str]
+    masks: Tensor | None = None
 
 
 class Sampler:
@@ -75,6 +82,8 @@ class Sampler:
     views then lose some at random, weak views keep what the scan has.
     pseudo: prepared unlabelled cases whose labels are pseudo-labels, by id, put there between two steps. round: how
     often that has happened.
+    boxed, masks: for a method that learns from boxes: the unlabelled cases, with their filled boxes for labels, and
+    labels without images.
     """
 
     def __init__(
@@ -86,7 +95,10 @@ class Sampler:
         seed: int,
         device: torch.device,
         takes_missing: bool = False,
+        boxed: Mapping[str, PreparedCase] | None = None,
+        masks: Mapping[str, PreparedCase] | None = None,
     ) -> None:
+        self.boxed, self.masks = boxed or {}, masks or {}
         self.cohort, self.plan, self.augment = cohort, plan, augment
         self.labelled, self.unlabelled = list(split.train), list(split.unlabelled)
         self.seed, self.device = seed, device
@@ -99,13 +111,17 @@ class Sampler:
     def read(self, step: int, labelled: int, unlabelled: int) -> tuple[Regions, Regions]:
         """The host part of a batch: which cases, and the regions cut out of them. Thread-safe."""
         random = np.random.default_rng([self.seed, step])
-        known, guessed = self.cohort, self.pseudo
-        return (
-            self._cut(_choose(self.labelled, labelled, random), known, random, with_labels=True),
+        known, guessed = self.cohort, self.boxed or self.pseudo
+        first = self._cut(_choose(self.labelled, labelled, random), known, random, with_labels=True)
+        second = (
             self._cut(_choose(list(guessed), unlabelled, random), guessed, random, with_labels=True)
             if guessed
-            else self._cut(_choose(self.unlabelled, unlabelled, random), known, random, with_labels=False),
+            else self._cut(_choose(self.unlabelled, unlabelled, random), known, random, with_labels=False)
         )
+        if self.masks:
+            chosen = _choose(list(self.masks), unlabelled, random)
+            second.masks = self._cut(chosen, self.masks, random, with_labels=True, with_images=False).labels
+        return first, second
 
     def batch(self, step: int, regions: tuple[Regions, Regions], strong_views: int) -> Batch:
         """The device part: augmentation of the regions that ``read`` cut for the same step."""
@@ -116,10 +132,14 @@ class Sampler:
         images, labels = self._geometry(with_labels, generator)
         images = self._intensity(images, generator)
         weak, pseudo = self._geometry(without, generator)
+        boxes, pseudo = (pseudo, None) if self.boxed else (None, pseudo)
         strong = [self._intensity(weak, generator) for _ in range(strong_views)] if len(weak) else []
+        masks = without.masks
+        if masks is not None:
+            masks = warp_labels(masks.to(self.device, non_blocking=True), self._grid(len(masks), generator))
         assert labels is not None
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        return Batch(images, labels, weak, strong, with_labels.cases + without.cases, seed, pseudo)
+        return Batch(images, labels, weak, strong, with_labels.cases + without.cases, seed, pseudo, boxes, masks)
 
     def _geometry(self, regions: Regions, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         plan = self.plan
@@ -128,11 +148,16 @@ class Sampler:
         if not len(images):
             empty = images.new_zeros(0, images.shape[1], *plan.patch)
             return empty, None if labels is None else labels.new_zeros(0, *plan.patch)
-        size = [n * s for n, s in zip(plan.patch, plan.spacing, strict=True)]
-        geometry = sample_geometry(self.augment, len(images), size, plan.mirror_axes, generator)
-        to_device(geometry, self.device)
-        grid = sampling_grid(geometry, plan.patch, self.region, plan.spacing)
+        grid = self._grid(len(images), generator)
         return warp(images, grid), None if labels is None else warp_labels(labels, grid)
+
+    def _grid(self, count: int, generator: torch.Generator) -> Tensor:
+        """Where ``count`` patches are read in their regions."""
+        plan = self.plan
+        size = [n * s for n, s in zip(plan.patch, plan.spacing, strict=True)]
+        geometry = sample_geometry(self.augment, count, size, plan.mirror_axes, generator)
+        to_device(geometry, self.device)
+        return sampling_grid(geometry, plan.patch, self.region, plan.spacing)
 
     def _intensity(self, images: Tensor, generator: torch.Generator) -> Tensor:
         params = sample_intensity(self.augment, len(images), self.plan.dims, generator)
@@ -141,7 +166,12 @@ class Sampler:
         return drop_modalities(images, self.augment.modality_p, generator) if self.drops else images
 
     def _cut(
-        self, ids: list[str], source: Mapping[str, PreparedCase], random: np.random.Generator, with_labels: bool
+        self,
+        ids: list[str],
+        source: Mapping[str, PreparedCase],
+        random: np.random.Generator,
+        with_labels: bool,
+        with_images: bool = True,
     ) -> Regions:
         images = np.zeros((len(ids), len(self.plan.channels), *self.region), np.float16)
         labels = np.zeros((len(ids), *self.region), np.uint8) if with_labels else None
@@ -149,8 +179,9 @@ class Sampler:
             try:
                 case = source[name]
                 centre = _centre(case, self.plan.patch, random, with_labels)
-                here, there = _overlap(centre, case.image.shape[1:], self.region)
-                images[i][(slice(None), *there)] = case.image[(slice(None), *here)]
+                here, there = _overlap(centre, case.shape, self.region)
+                if with_images:
+                    images[i][(slice(None), *there)] = case.image[(slice(None), *here)]
                 if labels is not None:
                     labels[i][there] = case.label[here]  # type: ignore[index]
             except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
@@ -170,7 +201,7 @@ def _choose(ids: list[str], count: int, random: np.random.Generator) -> list[str
 
 
 def _centre(case: PreparedCase, patch: Sequence[int], random: np.random.Generator, with_label: bool) -> list[int]:
-    shape = case.image.shape[1:]
+    shape = case.shape
     wanted = [random.integers(0, n) for n in shape]
     if with_label and case.voxels and random.random() < FOREGROUND:
         coordinates = list(case.voxels.values())[random.integers(len(case.voxels))]

@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from foveate.errors import Problem
 
 IGNORE = 255  # label value that carries no information, in every layout
 
 
+class Box(NamedTuple):
+    """A box around a structure, the name or value of a class: low and high ends along each array axis of the image as
+    stored, in voxels from the outer face of the first one."""
+
+    structure: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class Case:
     """One scan: its image files (one per channel, or one multi-channel file), its label file if there is one.
 
-    missing: numbers of the channels that have no file; ``images`` are the others in order.
+    missing: numbers of the channels that have no file; ``images`` are the others in order. boxes: around structures.
     """
 
     id: str
@@ -23,6 +33,7 @@ class Case:
     label: Path | None
     patient: str
     missing: tuple[int, ...] = ()
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Cohort:
         Empty when nothing on disk declares them; the check then reads them off the labels.
     tree: node of the label tree -> the classes and nodes that it divides into; empty without a tree.
     ignore: label value that carries no information (nnU-Net's "ignore"), or None; 255 is always ignored.
-    problems: what listing the folder already found.
+    problems: what listing the folder already found. masks: label files without an image.
     """
 
     root: Path
@@ -46,6 +57,7 @@ class Cohort:
     ignore: int | None = None
     problems: tuple[Problem, ...] = field(default=())
     tree: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    masks: tuple[Path, ...] = ()
 
     @property
     def labelled(self) -> tuple[Case, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from foveate.cohort.boxes import with_boxes
 from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.layout_msd import find_msd
 from foveate.cohort.layout_nnunet import find_nnunet
@@ -32,7 +33,7 @@ def find_cohort(root: Path | str) -> Cohort:
         raise refuse(root, "dataset", found, "a dataset folder", "Check the path.")
     path = root / "dataset.json"
     data = read_json(path) if path.is_file() else None
-    return LAYOUTS[_recognise(root, data)](root, data)
+    return with_boxes(LAYOUTS[_recognise(root, data)](root, data))
 
 
 def _recognise(root: Path, data: dict[str, object] | None) -> str:

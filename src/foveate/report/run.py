@@ -63,7 +63,11 @@ def write_run_report(
         cases=[_picture(prepared[name], caption, predictor) for name, caption in shown] if predictor else [],
         classes=plan.classes,
         command=" ".join(provenance["command"]),
-        provenance={"seed": provenance["seed"], "cases": len(provenance["data"]), **provenance["versions"]},
+        provenance={
+            "seed": provenance["seed"],
+            "cases": sum("image" in parts for parts in provenance["data"].values()),
+            **provenance["versions"],
+        },
     )
 
 
