@@ -31,7 +31,8 @@ class NetworkConfig(Strict):
 
     head: how the finest logits are made; ``dense_upsampling`` makes them from the decoder's second finest stage.
     crf: the finest logits pass through a trainable conditional random field.
-    boxes: a box network looks first, and the encoder sees the boxes that it draws; on for methods that learn from boxes.
+    boxes: a box network looks first, and the encoder sees the boxes that it draws; methods that learn from boxes turn
+    it on.
     """
 
     name: str = "unet"

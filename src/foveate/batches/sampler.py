@@ -44,8 +44,8 @@ class Batch:
     strong: further views ``[U, C, *S]`` of the same geometry with intensity changes. pseudo: ``[U, *S]`` uint8, the
     pseudo-labels of the unlabelled images through the same geometry, for a method that has them made. A missing
     modality of an image is NaN in its channel. cases: ids, labelled first. seed: for the random choices that a method
-    makes itself. boxes: ``[U, *S]`` uint8, of the unlabelled images through the same geometry, bit k set inside a box of
-    class k. masks: ``[U, *S]`` uint8, labels that belong to none of the images.
+    makes itself. boxes: ``[U, *S]`` uint8, of the unlabelled images through the same geometry: bit k is set inside
+    a box of class k. masks: ``[U, *S]`` uint8, labels that belong to none of the images.
     """
 
     images: Tensor

@@ -1,8 +1,8 @@
 """Boxes in place of labels, and masks without images: ``boxes.csv`` and ``masks/`` of a dataset folder.
 
-boxes.csv: a line for each box, ``case,class,low_0,low_1[,low_2],high_0,high_1[,high_2]``. class: its name, or its value in
-labels. low, high: where it begins and ends along each array axis of the image as stored, in voxels from the outer face
-of the first one: voxel i lies between i and i + 1, so a box of the single voxel 5 is 5 to 6.
+boxes.csv: a line for each box, ``case,class,low_0,low_1[,low_2],high_0,high_1[,high_2]``. class: its name, or its value
+in labels. low, high: where it begins and ends along each array axis of the image as stored, in voxels from the outer
+face of the first one: voxel i lies between i and i + 1, so a box of the single voxel 5 is 5 to 6.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def box_problems(cohort: Cohort, case: Case, fact: CaseFacts | None) -> list[Pro
             )
             fix = closest(box.structure, cohort.classes)
             problems.append(Problem(path, f"class of {case.id}", repr(box.structure), known, fix, case=case.id))
-        if fact and not all(0 <= a and b <= n for a, b, n in zip(box.low, box.high, fact.shape, strict=True)):
+        if fact and not all(a >= 0 and b <= n for a, b, n in zip(box.low, box.high, fact.shape, strict=False)):
             found, size = f"{box.low} to {box.high}", " x ".join(map(str, fact.shape))
             fix = "Count voxels along the array axes of the image as stored; clip the box to the image."
             expected = f"a box inside the image of {size} voxels"

@@ -37,7 +37,7 @@ class Split:
         return Split((), (), images, (f"Labels are not used: {len(images)} scans teach as images.{held}",))
 
     def with_boxes(self, boxed: Collection[str], paired: bool) -> Split:
-        """The same where boxes teach: ``boxed`` are the unlabelled cases, and labelled ones teach only if ``paired``."""
+        """The same where boxes teach, those of ``boxed``; labelled cases teach only if ``paired``."""
         usable = tuple(name for name in self.unlabelled if name in boxed)
         notes = [f"{len(usable)} scans teach by their boxes."]
         if left := len(self.unlabelled) - len(usable):

@@ -103,7 +103,8 @@ def train(
         if settings.minutes is None and settings.steps is None:
             settings.minutes = DEFAULT_MINUTES
         kind = method_class(settings)
-        settings.network.boxes |= kind.learns_boxes
+        if kind.learns_boxes:
+            settings.network = settings.network.model_copy(update={"boxes": True})
         first = pretraining(settings, folder.path / "prepared") if settings.pretrain.name else None
         model = read_start(settings.init) if settings.init and not folder.resumed else None
         keep = settings.unlabelled_outliers == "keep"
@@ -300,9 +301,7 @@ def refuse_without_boxes(settings: Config, report: CheckReport) -> None:
     cohort, name = report.cohort, settings.method.name
     problems = []
     if not any(case.boxes for case in cohort.unlabelled):
-        found = (
-            "no case with a box" if not any(case.boxes for case in cohort.cases) else "boxes of labelled cases alone"
-        )
+        found = "boxes of labelled cases alone" if any(case.boxes for case in cohort.cases) else "no case with a box"
         fix = "Write the boxes, or name those whose labels may be used with --labelled."
         problems.append(Problem(str(cohort.root / BOXES), "boxes", found, f"images with boxes, for {name}", fix))
     if settings.method.critic_weight and not (cohort.labelled or cohort.masks):

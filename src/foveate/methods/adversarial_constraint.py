@@ -130,7 +130,7 @@ def filled(masks: Tensor) -> Tensor:
 
 
 def box_error(boxes: Tensor, truth: Tensor, shown: Tensor) -> Tensor:
-    """Mean absolute error of boxes ``[B, K, 2, D]``, in lengths of the patch; of what is not shown, that of the size."""
+    """Mean absolute error of boxes ``[B, K, 2, D]``, in lengths of the patch; of the size alone where none is shown."""
     size = (boxes[:, :, 1] - boxes[:, :, 0]).abs().mean(-1)
     return torch.where(shown, (boxes - truth).abs().mean((2, 3)), size).mean()
 

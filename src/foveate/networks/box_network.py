@@ -1,4 +1,4 @@
-"""A box network: where each structure lies in an image, and its boxes drawn as soft channels for a segmentation network.
+"""A box network: where each structure lies in an image, and its boxes drawn as channels for a segmentation network.
 
 Source: the box network of adversarial constraint learning (Ren et al., "Learning with Weak Supervision from Physics and
 Data-Driven Constraints", IJCAI 2018, has a regressor trained by constraints and a critic), here in front of a

@@ -53,6 +53,7 @@ def write_run_report(
     }
     if gaps := [record["free_energy_gap"] for record in records if record.get("free_energy_gap") is not None]:
         summary["free-energy gap"] = gaps[-1]  # of scans held back to scans that teach
+    cases = sum("image" in parts for parts in provenance["data"].values())  # masks without images are no cases
     return write_report(
         run,
         title="Foveate training run",
@@ -63,11 +64,7 @@ def write_run_report(
         cases=[_picture(prepared[name], caption, predictor) for name, caption in shown] if predictor else [],
         classes=plan.classes,
         command=" ".join(provenance["command"]),
-        provenance={
-            "seed": provenance["seed"],
-            "cases": sum("image" in parts for parts in provenance["data"].values()),
-            **provenance["versions"],
-        },
+        provenance={"seed": provenance["seed"], "cases": cases, **provenance["versions"]},
     )
 
 
