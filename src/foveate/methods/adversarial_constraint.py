@@ -63,9 +63,7 @@ class AdversarialConstraint(Method):
         return paired, batch - paired
 
     def turns(self, batch: Batch, progress: float) -> Iterator[Turn]:
-        if batch.boxes is None:
-            yield from super().turns(batch, progress)
-            return
+        assert batch.boxes is not None
         regions = unpack(batch.boxes, len(self.task.classes))
         losses, answers = self.constrained(batch.strong[0], regions)
         answers = torch.cat([answers, regions], dim=1)
@@ -74,7 +72,7 @@ class AdversarialConstraint(Method):
             self.critic.requires_grad_(False)  # the network's turn goes through the critic and leaves nothing there
             losses["shape"] = -self.config.critic_weight * self.judge(answers).mean()
             self.critic.requires_grad_(True)
-        if len(batch.images):
+        if self.config.paired_masks and len(batch.images):
             losses |= self.task.loss(self.network(batch.images), self.task.encode(batch.labels))
         yield "network", losses
         if not judged:

@@ -7,7 +7,8 @@ hardly an opinion.
 
 ``ShapeCritic``, for the whole map. Source: Gulrajani et al., "Improved Training of Wasserstein GANs", NeurIPS 2017: a
 number that is not squashed, no batch normalisation, and the gradient penalty, eq. 3. Departures: four strided
-convolutions, and the mean of what they say in place of a last layer that knows only one size.
+convolutions, the mean of what they say in place of a last layer that knows only one size, and distances by root mean
+square.
 """
 
 from __future__ import annotations
@@ -60,8 +61,12 @@ class ShapeCritic(nn.Module):
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], labels: Tensor, answers: Tensor, share: Tensor) -> Tensor:
-    """Mean of (||dD/dx|| - 1)^2 at ``share [B]`` of the way from ``answers`` to ``labels``, both ``[B, K, *S]``."""
+    """Mean of (||dD/dx|| - 1)^2 at ``share [B]`` of the way from ``answers`` to ``labels``, both ``[B, K, *S]``.
+
+    Maps are apart by their root mean square over voxels, so that scores have one scale at every size of image.
+    """
     share = share.reshape(-1, *[1] * (labels.ndim - 1))
     between = (share * labels + (1 - share) * answers).detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    return (slope.flatten(1).norm(dim=1) - 1).square().mean()
+    voxels = labels[0, 0].numel()
+    return (slope.flatten(1).norm(dim=1) * voxels**0.5 - 1).square().mean()
