@@ -64,7 +64,7 @@ class MethodConfig(Strict):
     gibbs_steps: int = Field(default=1, ge=1)
     persistent: bool = False
     box_weight: float = Field(default=1.0, ge=0)
-    critic_weight: float = Field(default=2.0, ge=0)
+    critic_weight: float = Field(default=8.0, ge=0)
     paired_masks: bool = False
 
 
