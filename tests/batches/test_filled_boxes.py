@@ -30,6 +30,7 @@ def volume(shape=(20, 22, 18), affine=None):
 def cohort(folder: Path, boxes=TWO, affine=None) -> Cohort:
     """A case with boxes; its image is bright inside the first. Two masks of another size."""
     image, masks = volume(affine=affine), []
+    image.array[:] = 100
     image.array[(0, *(slice(int(a), int(np.ceil(b))) for a, b in zip(BOX.low, BOX.high, strict=True)))] = 200
     write_label(folder / "x.nii", image.array[0], image)
     for value in (1, 2):
@@ -88,6 +89,7 @@ def test_boxes_of_a_batch_are_boxes_still_and_masks_come_with_no_image(tmp_path,
 
 def test_masks_are_in_the_order_of_their_content(tmp_path):
     whole = cohort(tmp_path)
+    (tmp_path / "cache").mkdir()
     first = prepare_masks(whole.masks, [], PLAN, tmp_path / "cache")
     again = prepare_masks(whole.masks[::-1], [], PLAN, tmp_path / "cache")
     assert list(first) == list(again)

@@ -88,10 +88,8 @@ def box_problems(cohort: Cohort, case: Case, fact: CaseFacts | None) -> list[Pro
     """Boxes of classes that there are not, and boxes that leave their image."""
     path, problems = str(cohort.root / BOXES), []
     for box in case.boxes:
-        if number_of(box.structure, cohort.classes) is None:
-            known = (
-                ", ".join(f"{name} ({value})" for name, value in cohort.classes.items()) or "classes in dataset.json"
-            )
+        if cohort.classes and number_of(box.structure, cohort.classes) is None:
+            known = ", ".join(f"{name} ({value})" for name, value in cohort.classes.items())
             fix = closest(box.structure, cohort.classes)
             problems.append(Problem(path, f"class of {case.id}", repr(box.structure), known, fix, case=case.id))
         if fact and not all(a >= 0 and b <= n for a, b, n in zip(box.low, box.high, fact.shape, strict=False)):
@@ -133,7 +131,7 @@ def mask_problems(cohort: Cohort, masks: Masks) -> list[Problem]:
     """Values of masks that stand for no class; a mask says of every voxel what it is."""
     known = {part for value in cohort.classes.values() for part in (value if isinstance(value, tuple) else (value,))}
     wrong = sorted(masks.values - known)
-    if not wrong:
+    if not (wrong and known):  # without classes the check has said why
         return []
     found, expected = f"values {', '.join(map(str, wrong[:8]))}", f"0, {', '.join(map(str, sorted(known)))}"
     fix = f"Correct the masks, or name the classes in dataset.json; {IGNORE} (unknown) has no place in a mask."

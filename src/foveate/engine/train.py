@@ -311,10 +311,10 @@ def refuse_without_boxes(settings: Config, report: CheckReport) -> None:
     if settings.method.paired_masks and not cohort.labelled:
         fix = "Leave method.paired_masks out."
         problems.append(Problem(str(cohort.root), "method.paired_masks", "true, and no label", "labelled cases", fix))
-    if len(cohort.classes) > MOST or cohort.tree:
+    if not 0 < len(cohort.classes) <= MOST or cohort.tree:
         found = "a label tree" if cohort.tree else f"{len(cohort.classes)} classes"
-        fix = "Leave classes out of dataset.json, or use another method."
-        problems.append(Problem(str(cohort.root), "classes", found, f"at most {MOST}, without a tree, for {name}", fix))
+        fix = "Name the classes that have boxes in dataset.json, and no more."
+        problems.append(Problem(str(cohort.root), "classes", found, f"1 to {MOST}, without a tree, for {name}", fix))
     if problems:
         raise InputError(problems)
 
