@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from foveate import __version__
 from foveate.bench.commands import app as bench_app
-from foveate.errors import FoveateError
+from foveate.errors import FoveateError, refuse
 
 app = typer.Typer(
     add_completion=False,
@@ -26,11 +27,22 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 _verbose = False
+DEMOS = {"segmentation": "foveate.demo", "classification": "foveate.demo_classification"}
 
-Data = Annotated[Path, typer.Argument(help="Dataset folder: nnU-Net raw, MSD, or images/ + labels/.", metavar="DATA")]
+Data = Annotated[
+    Path,
+    typer.Argument(
+        help="Dataset folder: nnU-Net raw, MSD, images/ + labels/, class folders, or images/ + labels.csv.",
+        metavar="DATA",
+    ),
+]
 Labelled = Annotated[
     Path | None,
     typer.Option(help="File with one case id a line: only these cases' labels are opened.", metavar="FILE"),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(help="segmentation, classification or regression; by default what the dataset's layout says."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, gpu, gpu:0 or mps; by default the best there is.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -52,13 +64,13 @@ def _options(
 
 
 @app.command()
-def check(data: Data, labelled: Labelled = None) -> None:
+def check(data: Data, labelled: Labelled = None, task: Task = None) -> None:
     """Recognise a dataset, list every problem and show the cohort. Exit code 0 only when it can be trained on."""
     from foveate.cohort.check import check as check_data
     from foveate.cohort.show import render
 
     with _bar("scans checked") as progress:
-        report = check_data(data, labelled=labelled, progress=progress)
+        report = check_data(data, labelled=labelled, progress=progress, task=task)
     render(report, Console())
     if not report.ok:
         raise typer.Exit(1)
@@ -71,6 +83,7 @@ def train(
     labelled: Labelled = None,
     minutes: Annotated[float | None, typer.Option(help="Time for the whole command; 60 if neither is given.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps, in place of --minutes.")] = None,
+    task: Task = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -84,7 +97,7 @@ def train(
         str | None,
         typer.Option(
             help="unet (default), attention_unet, dual_attention, fusion_unet, hybrid, ms_can, spp_attention or "
-            "window_unet."
+            "window_unet; classifier for whole images."
         ),
     ] = None,
     init: Annotated[
@@ -115,6 +128,7 @@ def train(
         labelled=labelled,
         minutes=minutes,
         steps=steps,
+        task=task,
         method=method,
         network=network,
         init=init,
@@ -134,12 +148,12 @@ def train(
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder, or the model folder in it.", metavar="RUN")],
     input_: Annotated[Path, typer.Argument(help="An image or a folder of images.", metavar="INPUT")],
-    out: Annotated[Path, typer.Argument(help="File or folder for the segmentations.", metavar="OUT")],
+    out: Annotated[Path, typer.Argument(help="File or folder for the predictions.", metavar="OUT")],
     device: Device = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored images: slower.")] = False,
     views: Annotated[int, typer.Option(help="Average over so many turned and zoomed views: slower.", min=0)] = 0,
 ) -> None:
-    """Segment images; each comes back on its own grid, as uint8 NIfTI (PNG for pictures)."""
+    """Segment images, each on its own grid, as uint8 NIfTI (PNG); or answer for them in predictions.csv."""
     from foveate.predict.files import predict_files
 
     with _bar("scans predicted") as progress:
@@ -170,15 +184,24 @@ def explain(
 
 @app.command()
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Folder of segmentations.", metavar="PREDICTIONS")],
-    labels: Annotated[Path, typer.Argument(help="Folder of labels, or a dataset folder.", metavar="LABELS")],
+    predictions: Annotated[Path, typer.Argument(help="Folder that `foveate predict` wrote.", metavar="PREDICTIONS")],
+    labels: Annotated[Path, typer.Argument(help="Dataset folder, or a folder of label maps.", metavar="LABELS")],
     json: Annotated[Path | None, typer.Option(help="Write every number to this file.", metavar="FILE")] = None,
     tolerance_mm: Annotated[float, typer.Option(help="Of the normalised surface Dice.")] = 1.0,
+    cases: Annotated[
+        Path | None, typer.Option(help="File with one case id a line: only these are scored.", metavar="FILE")
+    ] = None,
 ) -> None:
-    """Dice, HD95, surface distance (mm) and surface Dice with 95% intervals; worst cases first."""
-    from foveate.metrics.evaluation import evaluate as score
+    """Score predictions of any task, with 95% intervals over patients; worst cases first.
 
-    score(predictions, labels, json=json, tolerance_mm=tolerance_mm).render(Console())
+    Label maps: Dice, HD95, surface distance (mm) and surface Dice. Classes: accuracy, F1, AUROC, calibration and more,
+    with a reliability plot beside the JSON. Values: errors and the coverage of their intervals.
+    """
+    from foveate.cohort.layouts import read_ids
+    from foveate.metrics.dispatch import evaluate as score
+
+    chosen = read_ids(cases) if cases is not None else None
+    score(predictions, labels, json=json, tolerance_mm=tolerance_mm, cases=chosen).render(Console())
 
 
 @app.command("labels-needed")
@@ -200,11 +223,12 @@ def labels_needed(
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder for what the demo makes.", metavar="OUT")] = Path("demo"),
     minutes: Annotated[float | None, typer.Option(help="Training time per method.")] = None,
+    task: Annotated[str, typer.Option(help="segmentation or classification.")] = "segmentation",
 ) -> None:
     """Train on scans simulated on real anatomy, offline, and compare two methods: about five minutes."""
-    from foveate.demo import run_demo
-
-    run_demo(out, minutes)
+    if task not in DEMOS:
+        raise refuse("command line", "task", task, f"one of {', '.join(DEMOS)}", "Choose one of these.")
+    import_module(DEMOS[task]).run_demo(out, minutes)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from foveate.batches.augment import (
+    Geometry,
     change_intensity,
     drop_modalities,
     sample_geometry,
@@ -24,8 +25,8 @@ from foveate.batches.augment import (
     sampling_grid,
     to_device,
     warp,
-    warp_labels,
 )
+from foveate.batches.labels import LABELS
 from foveate.batches.prepare import PreparedCase, PreparedCohort
 from foveate.cohort.plan import Plan
 from foveate.cohort.split import Split
@@ -40,12 +41,12 @@ FOREGROUND = 0.5  # share of labelled patches that are centred on a random voxel
 class Batch:
     """What a method learns from in one step; L labelled and U unlabelled images, on the training device.
 
-    images ``[L, C, *S]``, labels ``[L, *S]`` uint8; weak ``[U, C, *S]``: unlabelled images with geometry alone;
-    strong: further views ``[U, C, *S]`` of the same geometry with intensity changes. pseudo: ``[U, *S]`` uint8, the
-    pseudo-labels of the unlabelled images through the same geometry, for a method that has them made. A missing
-    modality of an image is NaN in its channel. cases: ids, labelled first. seed: for the random choices that a method
-    makes itself. boxes: ``[U, *S]`` uint8, of the unlabelled images through the same geometry: bit k is set inside
-    a box of class k. masks: ``[U, *S]`` uint8, labels that belong to none of the images.
+    images ``[L, C, *S]``, labels ``[L, *S]`` uint8 (or as ``batches.labels`` says of the task); weak ``[U, C, *S]``:
+    unlabelled images with geometry alone; strong: further views ``[U, C, *S]`` of the same geometry with intensity
+    changes. pseudo: as labels, the pseudo-labels of the unlabelled images through the same geometry, for a method that
+    has them made. A missing modality of an image is NaN in its channel. cases: ids, labelled first. seed: for the
+    random choices that a method makes itself. boxes: ``[U, *S]`` uint8, of the unlabelled images through the same
+    geometry: bit k is set inside a box of class k. masks: ``[U, *S]`` uint8, labels that belong to none of the images.
     """
 
     images: Tensor
@@ -61,10 +62,8 @@ class Batch:
 
 @dataclass
 class Regions:
-    """Regions cut from prepared scans, in host memory: images ``[B, C, *R]``, labels ``[B, *R]`` uint8 or None.
-
-    masks: ``[B, *R]`` uint8, of other scans, or None.
-    """
+    """Regions cut from prepared scans, in host memory: images ``[B, C, *R]``, labels ``[B, *R]`` uint8 (for other tasks
+    see ``batches.labels``) or None; masks: ``[B, *R]`` uint8, of other scans, or None."""
 
     images: Tensor
     labels: Tensor | None
@@ -105,8 +104,11 @@ class Sampler:
         self.drops = takes_missing and augment.modality_p > 0 and len(plan.channels) > 1
         self.pseudo: dict[str, PreparedCase] = {}
         self.round = 0
-        # As odd or even as the patch: their shared centre must be a voxel of both or a face of both.
-        self.region = tuple(n + 2 * math.ceil(n * (MARGIN - 1) / 2) for n in plan.patch)
+        self.labels = LABELS[plan.task]
+        # As odd or even as the patch: their shared centre must be a voxel of both or a face of both. Beyond a patch
+        # that is the whole image there is nothing to read.
+        margin = 0.0 if plan.whole else MARGIN - 1
+        self.region = tuple(n + 2 * math.ceil(n * margin / 2) for n in plan.patch)
 
     def read(self, step: int, labelled: int, unlabelled: int) -> tuple[Regions, Regions]:
         """The host part of a batch: which cases, and the regions cut out of them. Thread-safe."""
@@ -136,7 +138,8 @@ class Sampler:
         strong = [self._intensity(weak, generator) for _ in range(strong_views)] if len(weak) else []
         masks = without.masks
         if masks is not None:
-            masks = warp_labels(masks.to(self.device, non_blocking=True), self._grid(len(masks), generator))
+            masks = masks.to(self.device, non_blocking=True)
+            masks = self.labels.through(masks, *self._grid(len(masks), generator), self.plan)
         assert labels is not None
         seed = int(torch.randint(2**62, (1,), generator=generator))
         return Batch(images, labels, weak, strong, with_labels.cases + without.cases, seed, pseudo, boxes, masks)
@@ -147,17 +150,17 @@ class Sampler:
         labels = None if regions.labels is None else regions.labels.to(self.device, non_blocking=True)
         if not len(images):
             empty = images.new_zeros(0, images.shape[1], *plan.patch)
-            return empty, None if labels is None else labels.new_zeros(0, *plan.patch)
-        grid = self._grid(len(images), generator)
-        return warp(images, grid), None if labels is None else warp_labels(labels, grid)
+            return empty, None if labels is None else self.labels.none(labels, plan)
+        geometry, grid = self._grid(len(images), generator)
+        return warp(images, grid), None if labels is None else self.labels.through(labels, geometry, grid, plan)
 
-    def _grid(self, count: int, generator: torch.Generator) -> Tensor:
-        """Where ``count`` patches are read in their regions."""
+    def _grid(self, count: int, generator: torch.Generator) -> tuple[Geometry, Tensor]:
+        """A geometry for each of ``count`` patches, and where it reads them in their regions."""
         plan = self.plan
         size = [n * s for n, s in zip(plan.patch, plan.spacing, strict=True)]
         geometry = sample_geometry(self.augment, count, size, plan.mirror_axes, generator)
         to_device(geometry, self.device)
-        return sampling_grid(geometry, plan.patch, self.region, plan.spacing)
+        return geometry, sampling_grid(geometry, plan.patch, self.region, plan.spacing)
 
     def _intensity(self, images: Tensor, generator: torch.Generator) -> Tensor:
         params = sample_intensity(self.augment, len(images), self.plan.dims, generator)
@@ -174,22 +177,22 @@ class Sampler:
         with_images: bool = True,
     ) -> Regions:
         images = np.zeros((len(ids), len(self.plan.channels), *self.region), np.float16)
-        labels = np.zeros((len(ids), *self.region), np.uint8) if with_labels else None
+        labels: list[np.ndarray] = []
         for i, name in enumerate(ids):
             try:
                 case = source[name]
-                centre = _centre(case, self.plan.patch, random, with_labels)
+                centre = _centre(case, self.plan, random, with_labels)
                 here, there = _overlap(centre, case.shape, self.region)
                 if with_images:
                     images[i][(slice(None), *there)] = case.image[(slice(None), *here)]
-                if labels is not None:
-                    labels[i][there] = case.label[here]  # type: ignore[index]
+                if with_labels:
+                    labels.append(self.labels.cut(case, here, there, self.region))
             except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
                 raise FoveateError(
                     f"case {name}: its prepared scan could not be read ({type(error).__name__}: {error}). "
                     "Delete the run's prepared/ folder and continue with --resume."
                 ) from error
-        return Regions(torch.from_numpy(images), None if labels is None else torch.from_numpy(labels), ids)
+        return Regions(torch.from_numpy(images), self.labels.stack(labels, self.plan) if with_labels else None, ids)
 
 
 def _choose(ids: list[str], count: int, random: np.random.Generator) -> list[str]:
@@ -200,8 +203,10 @@ def _choose(ids: list[str], count: int, random: np.random.Generator) -> list[str
     return chosen
 
 
-def _centre(case: PreparedCase, patch: Sequence[int], random: np.random.Generator, with_label: bool) -> list[int]:
-    shape = case.shape
+def _centre(case: PreparedCase, plan: Plan, random: np.random.Generator, with_label: bool) -> list[int]:
+    shape, patch = case.shape, plan.patch
+    if plan.whole:
+        return [n // 2 for n in shape]
     wanted = [random.integers(0, n) for n in shape]
     if with_label and case.voxels and random.random() < FOREGROUND:
         coordinates = list(case.voxels.values())[random.integers(len(case.voxels))]

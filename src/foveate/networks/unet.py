@@ -137,6 +137,7 @@ class UNet(nn.Module):
 
     stage: ClassVar[type[nn.Module]] = Residual
     takes_missing: ClassVar[bool] = False
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
 
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
         super().__init__()
