@@ -32,7 +32,6 @@ AS_THE_BASELINE = [
 ]
 # Methods that make random choices of their own.
 DRAWING = [
-    "adversarial_constraint",
     "copy_paste",
     "cross_consistency",
     "deep_belief",

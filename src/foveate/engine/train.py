@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from foveate.batches.boxes import prepare_boxes, prepare_masks
+from foveate.batches.cache import PreparedCase
 from foveate.batches.prepare import prepare_cohort
 from foveate.batches.sampler import Sampler
 from foveate.cohort.boxes import BOXES, MASKS, MOST
@@ -186,11 +187,11 @@ def fit(
     cache = Path(settings.cache) if settings.cache else folder.path / "prepared"
     prepared = prepare_cohort(cohort, plan, cache, workers(), prepared_one)
     takes_missing = network_class(settings.network).takes_missing
-    boxed, masks = {}, {}
+    boxes, masks = dict[str, PreparedCase](), dict[str, PreparedCase]()
     if kind.learns_boxes:
-        boxed = prepare_boxes(cohort, plan, prepared, cache)
+        boxes = prepare_boxes(cohort, plan, prepared, cache)
         masks = prepare_masks(cohort.masks, [prepared[name] for name in donors], plan, cache)
-    sampler = Sampler(prepared, plan, augment, split, settings.seed, fabric.device, takes_missing, boxed, masks)
+    sampler = Sampler(prepared, plan, augment, split, settings.seed, fabric.device, takes_missing, boxes, masks)
     predictor = build_predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
     validate: Callable[[], dict[str, float]] | None = None
     if split.validation and isinstance(learner, DeepBelief):

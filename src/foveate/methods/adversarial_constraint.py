@@ -24,7 +24,7 @@ outside.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,8 @@ PENALTY = 10.0  # of the critic's gradient
 class AdversarialConstraint(Method):
     """Two players: the network, f and g, then the critic. Images with boxes are the unlabelled ones of a batch."""
 
+    task: Segmentation
+    reason: ClassVar[str] = "learns where in an image structures are"
     strong_views: ClassVar[int] = 1
     uses_unlabelled: ClassVar[bool] = False
     learns_boxes: ClassVar[bool] = True
@@ -90,13 +92,13 @@ class AdversarialConstraint(Method):
     def constrained(self, x: Tensor, regions: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """What the boxes ``regions [B, K, *S]`` of images x demand, and the probabilities of full resolution."""
         losses: dict[str, Tensor] = {}
-        find = getattr(self.network, "boxes", None)
-        if find is None:
-            outputs = self.network(x)
-        else:
+        network: Any = self.network
+        if find := getattr(network, "boxes", None):
             boxes = find(x)
             losses["box"] = box_error(boxes, *find.around(regions))
-            outputs = self.network.decoder(self.network.encode(x, boxes))
+            outputs = network.decoder(network.encode(x, boxes))
+        else:
+            outputs = network(x)
         outputs = outputs if isinstance(outputs, list) else [outputs]
         answers = [self.task.probabilities(interpolate(logits.float(), x.shape[2:])) for logits in outputs]
         for name, error in (("lines", line_error), ("outside", outside_error)):

@@ -29,6 +29,21 @@ SOFTNESS = 0.02  # of a drawn edge, in lengths of the patch
 SIZE = -1.0  # where sizes start, before the softplus: about a third of the patch
 
 
+class Finder(nn.Module):
+    """The box ``[B, 2, D]`` of one structure, from tokens ``[B, N, C]`` and their places ``[N, D]``."""
+
+    def __init__(self, channels: int, dims: int) -> None:
+        super().__init__()
+        self.pool = AttentionPooling(channels)
+        self.head = nn.Linear(channels, 2 * dims)
+
+    def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
+        weights = self.pool.weights(tokens, torch.ones_like(tokens[..., :1], dtype=torch.bool)).float()  # [B, N, 1]
+        offset, size = self.head((weights * tokens).sum(1)).float().chunk(2, dim=1)
+        centre, half = (weights * places).sum(1) + offset, F.softplus(size + SIZE) / 2
+        return torch.stack([centre - half, centre + half], dim=1)
+
+
 class BoxNetwork(nn.Module):
     """Images ``[B, C, *S]`` -> boxes ``[B, K, 2, D]``; a missing modality (NaN) counts as its mean, 0."""
 
@@ -38,8 +53,7 @@ class BoxNetwork(nn.Module):
         widths = [min(width, WIDEST) for width in plan.widths]
         stages = zip(itertools.pairwise((len(plan.channels), *widths)), plan.strides, strict=True)
         self.encoder = nn.Sequential(*(_stage(plan.dims, i, o, stride) for (i, o), stride in stages))
-        self.pools = nn.ModuleList(AttentionPooling(widths[-1]) for _ in range(count))
-        self.heads = nn.ModuleList(nn.Linear(widths[-1], 2 * plan.dims) for _ in range(count))
+        self.finders = nn.ModuleList(Finder(widths[-1], plan.dims) for _ in range(count))
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.encoder(x.nan_to_num())
@@ -48,14 +62,7 @@ class BoxNetwork(nn.Module):
         axes = [_centres(n, span, x.device) for n, span in zip(features.shape[2:], spans, strict=True)]
         places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)  # [N, D]
         tokens = to_tokens(features)
-        boxes = []
-        for pool, head in zip(self.pools, self.heads, strict=True):
-            weights = pool.weights(tokens, torch.ones_like(tokens[..., :1], dtype=torch.bool)).float()  # [B, N, 1]
-            offset, size = head((weights * tokens).sum(1)).float().chunk(2, dim=1)
-            centre = (weights * places).sum(1) + offset
-            half = F.softplus(size + SIZE) / 2
-            boxes.append(torch.stack([centre - half, centre + half], dim=1))
-        return torch.stack(boxes, dim=1)
+        return torch.stack([finder(tokens, places) for finder in self.finders], dim=1)
 
     def draw(self, boxes: Tensor, size: Sequence[int]) -> Tensor:
         """Boxes as soft masks ``[B, K, *size]``, about 1 inside and 0 outside; gradient reaches every edge."""

@@ -44,7 +44,8 @@ class Critic(nn.Module):
 
 
 class ShapeCritic(nn.Module):
-    """Probabilities or labels ``[B, K, *S]`` -> scores ``[B]`` without bounds, high for a label."""
+    """Probabilities or labels ``[B, K, *S]`` -> scores ``[B]`` without bounds, high for a label. Only their differences
+    mean something, so the last layer has no bias."""
 
     def __init__(self, channels: int, dims: int) -> None:
         super().__init__()
@@ -53,7 +54,7 @@ class ShapeCritic(nn.Module):
             layer: Any = conv(dims, inputs, outputs, stride=2)
             nn.init.kaiming_normal_(layer.weight, SLOPE)
             layers += [layer, nn.LeakyReLU(SLOPE)]
-        self.body = nn.Sequential(*layers, conv(dims, WIDTHS[-1], 1, kernel=1))
+        self.body = nn.Sequential(*layers, conv(dims, WIDTHS[-1], 1, kernel=1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.body(x)
