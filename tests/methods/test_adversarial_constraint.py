@@ -13,8 +13,8 @@ from foveate.methods.adversarial_constraint import (
     AdversarialConstraint,
     box_error,
     filled,
-    line_error,
     outside_error,
+    section_error,
     unpack,
 )
 from foveate.networks import build_network
@@ -52,35 +52,42 @@ def a_batch(plan, count=2, seed=0):
 
 @pytest.mark.parametrize(
     ("low", "high", "counted"),
-    [((1, 2), (4, 5), [0, 1]), ((0, 2), (4, 5), [1]), ((1, 2), (6, 5), [1]), ((0, 0), (6, 7), []),
-     ((1, 2, 1), (4, 5, 3), [0, 1, 2]), ((1, 0, 1), (4, 5, 3), [0, 2])],
-)  # fmt: skip
-def test_lines_are_counted_one_by_one(low, high, counted):
-    """Along an axis on which the patch cuts the box there are none."""
+    [
+        ((1, 2), (4, 5), [0, 1]),
+        ((0, 2), (4, 5), [0]),
+        ((1, 2), (6, 5), [0]),
+        ((0, 0), (6, 7), []),
+        ((1, 2, 1), (4, 5, 3), [0, 1, 2]),
+        ((1, 0, 1), (4, 5, 3), [1]),
+        ((1, 0, 1), (4, 5, 5), []),
+    ],
+)
+def test_sections_are_counted_one_by_one(low, high, counted):
+    """Those across an axis count only where the patch cuts the box along no other."""
     shape = (6, 7, 5)[: len(low)]
-    p = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(1)) * 0.6
-    expected, ranges = [], [range(a, b) for a, b in zip(low, high, strict=True)]
+    p = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(1)) * 0.4
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    expected = []
     for axis in counted:
-        for place in itertools.product(*(r for a, r in enumerate(ranges) if a != axis)):
-            line = [p[(0, 0, *place[:axis], i, *place[axis:])] for i in ranges[axis]]
-            expected.append(max(0.0, 1 - float(sum(line))))
-    found = line_error(p, one_box(shape, low, high))
+        for i in range(low[axis], high[axis]):
+            section = p[(0, 0, *box[:axis], i, *box[axis + 1 :])]
+            expected.append(max(0.0, 1 - float(section.sum())))
+    found = section_error(p, one_box(shape, low, high))
     assert float(found) == pytest.approx(np.mean(expected) if expected else 0.0, abs=1e-6)
 
 
-def test_a_structure_that_touches_every_face_of_its_box_and_stays_inside_costs_nothing():
-    ball = torch.zeros(1, 1, 9, 9, 9)
-    offsets = torch.meshgrid(*[torch.arange(9) - 4.0] * 3, indexing="ij")
-    ball[0, 0] = (sum(o**2 for o in offsets) <= 9).float()
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_ball_costs_nothing_in_its_box_and_more_in_a_larger_one(dims):
+    """A line through the corner of a box meets no ball: in 3D sections are planes."""
+    offsets = torch.meshgrid(*[torch.arange(11) - 5.0] * dims, indexing="ij")
+    ball = (sum(o**2 for o in offsets) <= 9).float()[None, None]
     box = filled(ball)
-    assert box.sum() == 7**3
-    # A line through the corner of the box meets no ball: this is what the prior costs, and the diagonal does meet all.
-    diagonal = torch.zeros_like(ball)
-    places = torch.arange(1, 8)
-    diagonal[0, 0, places, :, :] = box[0, 0, places, :, :]
-    assert line_error(diagonal, box) == 0
+    assert box.sum() == 7**dims
+    assert section_error(ball, box) == 0
     assert outside_error(ball, box) == 0
-    assert line_error(ball * 0, box) == 1
+    assert section_error(ball * 0, box) == 1
+    wider = one_box((11,) * dims, (1,) * dims, (8,) * dims)  # 7 wide: the ball ends one voxel later, at 8
+    assert float(section_error(ball, wider)) == pytest.approx(1 / 7)
 
 
 def test_what_lies_outside_is_summed_by_voxels_of_the_box():
@@ -210,12 +217,12 @@ def test_labelled_images_teach_only_when_the_configuration_says_so():
         assert len(seen) == paired
 
 
-@pytest.mark.parametrize("term", ["lines", "outside", "shape", "box"])
+@pytest.mark.parametrize("term", ["sections", "outside", "shape", "box"])
 def test_gradient_of_every_term_reaches_the_box_network(term):
     plan = tiny_plan(2)
     method = build(plan)
     batch = a_batch(plan)
-    if term == "lines":  # an answer of next to nothing: lines lack it
+    if term == "sections":  # an answer of next to nothing: sections lack it
         with torch.no_grad():
             method.network.decoder.heads[0].bias[0] += 3
     _, losses = next(method.turns(batch, 0.5))

@@ -3,22 +3,23 @@
 A box network g finds the structures, the segmentation network f answers m = f(x, g(x)), and a critic D compares the
 answers' shapes with those of masks whose images nobody sees:
 
-    L = |g(x) - box| + box_weight [lines + outside] - critic_weight E D(m)
+    L = |g(x) - box| + box_weight [sections + outside] - critic_weight E D(m)
 
-lines: the mean of relu(1 - sum m) over the lines of voxels along every axis that cross the box, because a box that is
-tight is touched on each of its faces, and every line through it then meets the structure. outside: the sum of m outside
-the box, by voxels of the box. D is a WGAN critic with gradient penalty. It is never given an image.
+sections: the mean of relu(1 - sum m) over the sections of the box across every axis: lines in pictures, planes in
+volumes. A structure in one piece that touches both ends of its box along an axis meets every section between them.
+outside: the sum of m outside the box, by voxels of the box. D is a WGAN critic with gradient penalty. It is never given
+an image.
 
 Sources: Ren et al., "Learning with Weak Supervision from Physics and Data-Driven Constraints", IJCAI 2018 (constraints
 and a critic of unpaired labels); Kervadec et al., "Bounding boxes for weakly supervised segmentation: Global
 constraints get close to full supervision", MIDL 2020, eq. 3-4 (tightness, emptiness); Li, Zhang & He, "Shape-aware
 Semi-supervised 3D Semantic Segmentation", MICCAI 2020 (a critic of shape); Gulrajani et al., NeurIPS 2017 (WGAN-GP).
-Departures: lines one voxel wide, and a hinge in place of log-barriers; no bound on the size, which the critic sees;
-sums by voxels or lines of the box, so that weights mean the same at every size; the critic sees, beside each map, the
-box around what it shows, so that it can tell how a structure fills its box: that of the annotation for an answer, that
-around the structure for a mask; axis-aligned augmentation alone, since a turned box is loose and its lines cross no
-structure. Where a patch cuts a box along an axis, lines along this axis are left out: what they should meet may lie
-outside.
+Departures: lines one voxel wide, and a hinge in place of log-barriers; planes in 3D, where a line through a corner of a
+tight box need meet nothing; no bound on the size, which the critic sees; sums by voxels or sections of the box, so that
+weights mean the same at every size; the critic sees, beside each map, the box around what it shows, so that it can tell
+how a structure fills its box: that of the annotation for an answer, that around the structure for a mask; axis-aligned
+augmentation alone, since a turned box is loose. Where a patch cuts a box along an axis, the sections that it makes
+smaller are left out: what they should meet may lie outside.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class AdversarialConstraint(Method):
             outputs = network(x)
         outputs = outputs if isinstance(outputs, list) else [outputs]
         answers = [self.task.probabilities(interpolate(logits.float(), x.shape[2:])) for logits in outputs]
-        for name, error in (("lines", line_error), ("outside", outside_error)):
+        for name, error in (("sections", section_error), ("outside", outside_error)):
             errors = [0.5**i * error(p[:, self.task.first :], regions) for i, p in enumerate(answers)]
             losses[name] = self.config.box_weight * torch.stack(errors).sum()
         return losses, answers[0]
@@ -135,19 +136,22 @@ def box_error(boxes: Tensor, truth: Tensor, shown: Tensor) -> Tensor:
     return torch.where(shown, (boxes - truth).abs().mean((2, 3)), size).mean()
 
 
-def line_error(p: Tensor, regions: Tensor) -> Tensor:
-    """Mean of relu(1 - sum p) over the lines along every axis that cross a region; p and regions ``[B, K, *S]``.
+def section_error(p: Tensor, regions: Tensor) -> Tensor:
+    """Mean of relu(1 - sum p) over the sections of regions across every axis; p and regions ``[B, K, *S]``.
 
-    Along an axis on which a region reaches an end of the patch its lines do not count.
+    A section counts only where the region reaches no end of the patch along the axes that span it.
     """
-    inside, lacking, lines = p * regions, p.new_zeros(()), p.new_zeros(())
-    for axis in range(2, p.ndim):
-        ends = regions.index_select(axis, torch.tensor([0, p.shape[axis] - 1], device=p.device))
-        whole = 1 - ends.flatten(2).amax(2)  # [B, K]
-        crossing = regions.amax(axis) * whole.reshape(*whole.shape, *[1] * (p.ndim - 3))
-        lacking = lacking + (F.relu(1 - inside.sum(axis)) * crossing).sum()
-        lines = lines + crossing.sum()
-    return lacking / lines.clamp_min(1)
+    inside, spatial = p * regions, range(2, p.ndim)
+    ends = [regions.index_select(a, torch.tensor([0, p.shape[a] - 1], device=p.device)) for a in spatial]
+    cut = torch.stack([end.flatten(2).amax(2) for end in ends])  # [D, B, K]
+    lacking, count = p.new_zeros(()), p.new_zeros(())
+    for axis in spatial:
+        across = tuple(a for a in spatial if a != axis)
+        whole = 1 - cut[[a - 2 for a in across]].amax(0)
+        sections = regions.amax(across) * whole[..., None]  # [B, K, n]
+        lacking = lacking + (F.relu(1 - inside.sum(across)) * sections).sum()
+        count = count + sections.sum()
+    return lacking / count.clamp_min(1)
 
 
 def outside_error(p: Tensor, regions: Tensor) -> Tensor:
