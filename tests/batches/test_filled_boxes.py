@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.batches.boxes import fill_boxes, prepare_boxes, prepare_masks
+from foveate.batches.filled_boxes import fill_boxes, prepare_boxes, prepare_masks
 from foveate.batches.prepare import prepare_cohort
 from foveate.batches.sampler import Sampler
 from foveate.cohort.cohort import Box, Case, Cohort

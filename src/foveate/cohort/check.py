@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.cohort.boxes import BOXES, Masks, box_problems, check_masks, mask_problems
+from foveate.cohort.box_table import BOXES, Masks, box_problems, check_masks, mask_problems
 from foveate.cohort.cohort import IGNORE, Case, Cohort
 from foveate.cohort.facts import CaseFacts, file_hash, measure_case_safely
 from foveate.cohort.layouts import find_cohort, keep_labelled, read_ids

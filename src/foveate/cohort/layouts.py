@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foveate.cohort.boxes import with_boxes
+from foveate.cohort.box_table import with_boxes
 from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.layout_classes import class_folders, find_classes
 from foveate.cohort.layout_msd import find_msd

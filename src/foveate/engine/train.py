@@ -17,11 +17,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from foveate.batches.boxes import prepare_boxes, prepare_masks
 from foveate.batches.cache import PreparedCase
+from foveate.batches.filled_boxes import prepare_boxes, prepare_masks
 from foveate.batches.prepare import prepare_cohort
 from foveate.batches.sampler import Sampler
-from foveate.cohort.boxes import BOXES, MASKS, MOST
+from foveate.cohort.box_table import BOXES, MASKS, MOST
 from foveate.cohort.check import CheckReport, check
 from foveate.cohort.fingerprint import fingerprint
 from foveate.cohort.layouts import task_of

@@ -13,7 +13,7 @@ import numpy as np
 from foveate.batches.cache import PreparedCase, PreparedCohort, complete, write_array
 from foveate.batches.grid import Grid
 from foveate.batches.prepare import cache_key, prepare_label, sample_voxels
-from foveate.cohort.boxes import number_of
+from foveate.cohort.box_table import number_of
 from foveate.cohort.cohort import Box, Cohort
 from foveate.cohort.plan import Plan
 from foveate.io import case_stem, read_label
