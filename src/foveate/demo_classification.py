@@ -1,4 +1,4 @@
-"""The demo of classification: simulate pictures, train the baseline and a method with unlabelled ones alike, compare."""
+"""The demo of classification: simulate pictures, train the baseline and a method with unlabelled ones, compare."""
 
 from __future__ import annotations
 

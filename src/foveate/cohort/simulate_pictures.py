@@ -1,4 +1,4 @@
-"""Pictures with classes, simulated on real anatomy: slices of brains without a lesion, with a solid one, or with a ring.
+"""Pictures with classes, simulated on real anatomy: slices of brains without a lesion, with a solid one or a ring.
 
 The anatomy is that of ``simulate``: axial slices of the ICBM template (Fonov et al., NeuroImage 54, 2011), each under
 its own smooth deformation, contrast, shading and noise. The lesions are drawn: an ellipse with a wavy border at any

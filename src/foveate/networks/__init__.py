@@ -17,6 +17,7 @@ from foveate.config import NetworkConfig
 from foveate.errors import refuse
 from foveate.networks.attention_unet import AttentionUNet, PyramidUNet
 from foveate.networks.classifier import Classifier
+from foveate.networks.detector import Detector
 from foveate.networks.dual_attention import DualAttentionUNet
 from foveate.networks.fusion_unet import FusionUNet
 from foveate.networks.hybrid import HybridUNet
@@ -35,8 +36,9 @@ NETWORKS: dict[str, type[UNet] | type[Classifier]] = {
     "spp_attention": PyramidUNet,
     "ms_can": MultiScaleUNet,
     "classifier": Classifier,
+    "detector": Detector,
 }
-DEFAULTS = {"segmentation": "unet", "classification": "classifier", "regression": "classifier"}
+DEFAULTS = {"segmentation": "unet", "classification": "classifier", "regression": "classifier", "detection": "detector"}
 
 
 def network_class(config: NetworkConfig) -> type[UNet] | type[Classifier]:
