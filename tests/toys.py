@@ -1,6 +1,7 @@
 """Small plans and prepared scans that tests of several parts share."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,13 @@ def prepared_case(folder: Path, name: str, image: np.ndarray, labels: np.ndarray
     write_array(folder / f"{name}.label.npy", labels)
     write_array(folder / f"{name}.voxels.npy", sample_voxels(labels))
     return PreparedCase(name, grid, folder / f"{name}.npy", folder / f"{name}.label.npy", folder / f"{name}.voxels.npy")
+
+
+def boxes_and_masks(cohort: PreparedCohort) -> tuple[dict[str, PreparedCase], dict[str, PreparedCase]]:
+    """For a sampler: unlabelled cases whose boxes are the values of somebody's label, and the labels without images."""
+    masks = {name: cohort[name] for name in cohort.labelled}
+    of = {"label_path": next(iter(masks.values())).label_path, "voxels_path": next(iter(masks.values())).voxels_path}
+    return {name: replace(cohort[name], **of) for name in cohort.unlabelled}, masks
 
 
 def pseudo_labels(folder: Path, method: Method, sampler: Sampler, schedule: Schedule) -> Callable[[], None]:

@@ -38,6 +38,8 @@ class NetworkConfig(Strict):
 
     head: how the finest logits are made; ``dense_upsampling`` makes them from the decoder's second finest stage.
     crf: the finest logits pass through a trainable conditional random field.
+    boxes: a box network looks first, and the encoder sees the boxes that it draws; methods that learn from boxes turn
+    it on.
     """
 
     name: str = "unet"
@@ -45,6 +47,7 @@ class NetworkConfig(Strict):
     deep_supervision: bool = True
     head: Literal["convolution", "dense_upsampling"] = "convolution"
     crf: bool = False
+    boxes: bool = False
 
 
 class MethodConfig(Strict):
@@ -56,6 +59,8 @@ class MethodConfig(Strict):
     weight grows.
     confidence: a voxel teaches only where the teacher's highest probability reaches this value; none: the method's own.
     gibbs_steps, persistent: of deep_belief alone: steps of a chain, and whether it goes on from the last step's end.
+    box_weight, critic_weight, paired_masks: of adversarial_constraint alone: weight of what the boxes demand and of
+    what the critic thinks, and whether a mask also teaches beside its own image.
     """
 
     # No method has measured better than the baseline everywhere; docs/benchmarks.md says what was measured.
@@ -66,6 +71,9 @@ class MethodConfig(Strict):
     confidence: float | None = Field(default=None, ge=0, lt=1)
     gibbs_steps: int = Field(default=1, ge=1)
     persistent: bool = False
+    box_weight: float = Field(default=1.0, ge=0)
+    critic_weight: float = Field(default=8.0, ge=0)
+    paired_masks: bool = False
 
 
 class PretrainConfig(Strict):

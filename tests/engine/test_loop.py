@@ -54,7 +54,8 @@ def flat(module):
 
 
 # The loss of a deep belief network is the difference of two free energies: its gradient means something, it does not.
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "deep_belief"])
+# That of adversarial constraints has a critic's score in it, and learns nothing from labels and images.
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"deep_belief", "adversarial_constraint"}))
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_losses_decrease(tmp_path, name, precision):
     plan = tiny_plan(2, patch=(16, 16), widths=(4, 4, 6, 8), strides=((1, 1), *[(2, 2)] * 3))

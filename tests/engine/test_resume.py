@@ -23,7 +23,7 @@ from foveate.methods import METHODS
 from foveate.networks import NETWORKS, build_network
 from foveate.predict.predictor import Predictor
 from foveate.tasks import build_task
-from toys import tiny_plan, toy_cohort
+from toys import boxes_and_masks, tiny_plan, toy_cohort
 
 STEPS = 8
 PLAN = tiny_plan(2, batch=2, widths=(4, 4, 6, 8), strides=((1, 1), *[(2, 2)] * 3))
@@ -48,7 +48,8 @@ def go(
     config = load_config(steps=STEPS, method=name, network=own)
     split = Split(tuple(cohort.labelled), (), tuple(cohort.unlabelled))
     takes_missing = NETWORKS[own].takes_missing
-    sampler = Sampler(cohort, plan, config.augment, split, 0, torch.device("cpu"), takes_missing)
+    boxed, masks = boxes_and_masks(cohort) if METHODS[name].learns_boxes else (None, None)
+    sampler = Sampler(cohort, plan, config.augment, split, 0, torch.device("cpu"), takes_missing, boxed, masks)
     torch.manual_seed(weights)
 
     def build(network=own):

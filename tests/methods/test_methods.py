@@ -76,7 +76,7 @@ def a_batch(method, plan=None, labelled=2, unlabelled=2, seed=0):
     labels = torch.randint(0, 3, (labelled, *plan.patch), generator=random).to(torch.uint8)
     strong = [weak + torch.randn(weak.shape, generator=random) for _ in range(method.strong_views)]
     pseudo = torch.randint(0, 3, (unlabelled, *plan.patch), generator=random).to(torch.uint8)
-    return Batch(images, labels, weak, strong, seed=seed, pseudo=pseudo)
+    return Batch(images, labels, weak, strong, seed=seed, pseudo=pseudo, boxes=pseudo, masks=pseudo)
 
 
 def gradients(method, batch, progress=RAMPED):

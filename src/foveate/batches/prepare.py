@@ -240,7 +240,7 @@ def prepare_cohort(
 def _prepare_case(case: Case, plan: Plan, folder: Path, stop: threading.Event) -> PreparedCase:
     if stop.is_set():
         raise CancelledError
-    image_stem = folder / file_stem(case.id, _key(case.images, plan, "image"))
+    image_stem = folder / file_stem(case.id, cache_key(case.images, plan, "image"))
     image, grid_file = image_stem.with_suffix(".npy"), image_stem.with_suffix(".json")
     grid = read_grid(grid_file)
     if grid is None or not complete(image, np.float16, (len(plan.channels), *grid.prepared_shape)):
@@ -253,7 +253,7 @@ def _prepare_case(case: Case, plan: Plan, folder: Path, stop: threading.Event) -
         return PreparedCase(case.id, grid, image, target=target)
     if case.label is None:
         return PreparedCase(case.id, grid, image)
-    label_stem = folder / file_stem(case.id, _key((*case.images, case.label), plan, "label"))
+    label_stem = folder / file_stem(case.id, cache_key((*case.images, case.label), plan, "label"))
     label, voxels = label_stem.with_suffix(".npy"), label_stem.with_suffix(".voxels.npy")
     if not (complete(label, np.uint8, grid.prepared_shape) and complete(voxels, np.int32, (None, 1 + len(grid.order)))):
         array = prepare_label(read_label(case.label), plan, grid)
@@ -262,7 +262,8 @@ def _prepare_case(case: Case, plan: Plan, folder: Path, stop: threading.Event) -
     return PreparedCase(case.id, grid, image, label, voxels)
 
 
-def _key(files: tuple[Path, ...], plan: Plan, part: str) -> str:
+def cache_key(files: tuple[Path, ...], plan: Plan, part: str) -> str:
+    """See ``prepare_cohort``."""
     states = [(str(file.resolve()), (state := file.stat()).st_size, state.st_mtime_ns) for file in files]
     read = {"dims", "spacing", "channels", "ignore"} | ({"whole", "patch"} if plan.fits else set())
     settings = plan.model_dump(mode="json", include=read)

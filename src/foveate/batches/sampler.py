@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from foveate.batches.augment import (
+    Geometry,
     change_intensity,
     drop_modalities,
     sample_geometry,
@@ -42,7 +43,8 @@ class Batch:
     unlabelled images with geometry alone; strong: further views ``[U, C, *S]`` of the same geometry with intensity
     changes. pseudo: as labels, the pseudo-labels of the unlabelled images through the same geometry, for a method that
     has them made. A missing modality of an image is NaN in its channel. cases: ids, labelled first. seed: for the
-    random choices that a method makes itself.
+    random choices that a method makes itself. boxes: ``[U, *S]`` uint8, of the unlabelled images through the same
+    geometry: bit k is set inside a box of class k. masks: ``[U, *S]`` uint8, labels that belong to none of the images.
     """
 
     images: Tensor
@@ -52,16 +54,19 @@ class Batch:
     cases: list[str] = field(default_factory=list)
     seed: int = 0
     pseudo: Tensor | None = None
+    boxes: Tensor | None = None
+    masks: Tensor | None = None
 
 
 @dataclass
 class Regions:
     """Regions cut from prepared scans, in host memory: images ``[B, C, *R]``, labels ``[B, *R]`` uint8 (for other tasks
-    see ``batches.labels``) or None."""
+    see ``batches.labels``) or None; masks: ``[B, *R]`` uint8, of other scans, or None."""
 
     images: Tensor
     labels: Tensor | None
     cases: list[str]
+    masks: Tensor | None = None
 
 
 class Sampler:
@@ -74,6 +79,8 @@ class Sampler:
     views then lose some at random, weak views keep what the scan has.
     pseudo: prepared unlabelled cases whose labels are pseudo-labels, by id, put there between two steps. round: how
     often that has happened.
+    boxed, masks: for a method that learns from boxes: the unlabelled cases, with their filled boxes for labels, and
+    labels without images.
     """
 
     def __init__(
@@ -85,7 +92,10 @@ class Sampler:
         seed: int,
         device: torch.device,
         takes_missing: bool = False,
+        boxed: Mapping[str, PreparedCase] | None = None,
+        masks: Mapping[str, PreparedCase] | None = None,
     ) -> None:
+        self.boxed, self.masks = boxed or {}, masks or {}
         self.cohort, self.plan, self.augment = cohort, plan, augment
         self.labelled, self.unlabelled = list(split.train), list(split.unlabelled)
         self.seed, self.device = seed, device
@@ -98,13 +108,17 @@ class Sampler:
     def read(self, step: int, labelled: int, unlabelled: int) -> tuple[Regions, Regions]:
         """The host part of a batch: which cases, and the regions cut out of them. Thread-safe."""
         random = np.random.default_rng([self.seed, step])
-        known, guessed = self.cohort, self.pseudo
-        return (
-            self._cut(_choose(self.labelled, labelled, random), known, random, with_labels=True),
+        known, guessed = self.cohort, self.boxed or self.pseudo
+        first = self._cut(_choose(self.labelled, labelled, random), known, random, with_labels=True)
+        second = (
             self._cut(_choose(list(guessed), unlabelled, random), guessed, random, with_labels=True)
             if guessed
-            else self._cut(_choose(self.unlabelled, unlabelled, random), known, random, with_labels=False),
+            else self._cut(_choose(self.unlabelled, unlabelled, random), known, random, with_labels=False)
         )
+        if self.masks:
+            chosen = _choose(list(self.masks), unlabelled, random)
+            second.masks = self._cut(chosen, self.masks, random, with_labels=True, with_images=False).labels
+        return first, second
 
     def batch(self, step: int, regions: tuple[Regions, Regions], strong_views: int) -> Batch:
         """The device part: augmentation of the regions that ``read`` cut for the same step."""
@@ -115,10 +129,15 @@ class Sampler:
         images, labels = self._geometry(with_labels, generator)
         images = self._intensity(images, generator)
         weak, pseudo = self._geometry(without, generator)
+        boxes, pseudo = (pseudo, None) if self.boxed else (None, pseudo)
         strong = [self._intensity(weak, generator) for _ in range(strong_views)] if len(weak) else []
+        masks = without.masks
+        if masks is not None:
+            masks = masks.to(self.device, non_blocking=True)
+            masks = self.labels.through(masks, *self._grid(len(masks), generator), self.plan)
         assert labels is not None
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        return Batch(images, labels, weak, strong, with_labels.cases + without.cases, seed, pseudo)
+        return Batch(images, labels, weak, strong, with_labels.cases + without.cases, seed, pseudo, boxes, masks)
 
     def _geometry(self, regions: Regions, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         plan = self.plan
@@ -127,11 +146,16 @@ class Sampler:
         if not len(images):
             empty = images.new_zeros(0, images.shape[1], *plan.patch)
             return empty, None if labels is None else self.labels.none(labels, plan)
-        size = [n * s for n, s in zip(plan.patch, plan.spacing, strict=True)]
-        geometry = sample_geometry(self.augment, len(images), size, plan.mirror_axes, generator)
-        to_device(geometry, self.device)
-        grid = sampling_grid(geometry, plan.patch, self.region, plan.spacing)
+        geometry, grid = self._grid(len(images), generator)
         return warp(images, grid), None if labels is None else self.labels.through(labels, geometry, grid, plan)
+
+    def _grid(self, count: int, generator: torch.Generator) -> tuple[Geometry, Tensor]:
+        """A geometry for each of ``count`` patches, and where it reads them in their regions."""
+        plan = self.plan
+        size = [n * s for n, s in zip(plan.patch, plan.spacing, strict=True)]
+        geometry = sample_geometry(self.augment, count, size, plan.mirror_axes, generator)
+        to_device(geometry, self.device)
+        return geometry, sampling_grid(geometry, plan.patch, self.region, plan.spacing)
 
     def _intensity(self, images: Tensor, generator: torch.Generator) -> Tensor:
         params = sample_intensity(self.augment, len(images), self.plan.dims, generator)
@@ -140,7 +164,12 @@ class Sampler:
         return drop_modalities(images, self.augment.modality_p, generator) if self.drops else images
 
     def _cut(
-        self, ids: list[str], source: Mapping[str, PreparedCase], random: np.random.Generator, with_labels: bool
+        self,
+        ids: list[str],
+        source: Mapping[str, PreparedCase],
+        random: np.random.Generator,
+        with_labels: bool,
+        with_images: bool = True,
     ) -> Regions:
         images = np.zeros((len(ids), len(self.plan.channels), *self.region), np.float16)
         labels: list[np.ndarray] = []
@@ -148,8 +177,9 @@ class Sampler:
             try:
                 case = source[name]
                 centre = _centre(case, self.plan, random, with_labels)
-                here, there = _overlap(centre, case.image.shape[1:], self.region)
-                images[i][(slice(None), *there)] = case.image[(slice(None), *here)]
+                here, there = _overlap(centre, case.shape, self.region)
+                if with_images:
+                    images[i][(slice(None), *there)] = case.image[(slice(None), *here)]
                 if with_labels:
                     labels.append(self.labels.cut(case, here, there, self.region))
             except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
@@ -169,7 +199,7 @@ def _choose(ids: list[str], count: int, random: np.random.Generator) -> list[str
 
 
 def _centre(case: PreparedCase, plan: Plan, random: np.random.Generator, with_label: bool) -> list[int]:
-    shape, patch = case.image.shape[1:], plan.patch
+    shape, patch = case.shape, plan.patch
     if plan.whole:
         return [n // 2 for n in shape]
     wanted = [random.integers(0, n) for n in shape]

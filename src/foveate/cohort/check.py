@@ -7,12 +7,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from foveate.cohort.box_table import BOXES, Masks, box_problems, check_masks, mask_problems
 from foveate.cohort.cohort import IGNORE, Case, Cohort
 from foveate.cohort.facts import CaseFacts, file_hash, measure_case_safely
 from foveate.cohort.layout_boxes import open_annotations, settle_boxes, shortest_sides
@@ -33,12 +34,14 @@ class CheckReport:
     """The outcome of a check.
 
     cohort: cases set aside and duplicates are removed, classes and channels filled in. facts: of every case of it
-    that could be read. problems: everything that was found, by severity refuse, aside, warn.
+    that could be read. problems: everything that was found, by severity refuse, aside, warn. masks: SHA-256 of those
+    that have no image, by name.
     """
 
     cohort: Cohort
     facts: Facts
     problems: list[Problem]
+    masks: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -94,7 +97,7 @@ def check(
     data: Path | str,
     labelled: Path | str | None = None,
     progress: Progress | None = None,
-    needs_labels: bool = True,
+    needs_labels: bool | None = None,
     keep_outliers: bool = False,
     takes_missing: bool = True,
     task: str | None = None,
@@ -102,7 +105,8 @@ def check(
     """Find the cohort in the folder ``data`` and check all of it.
 
     labelled: file with one case id a line; only these labels are opened, all other cases count as unlabelled.
-    needs_labels: false where images alone will do, as for pre-training; then no class has to be shown by a label.
+    needs_labels: false where images or boxes will do, as for pre-training; then no class has to be shown by a label.
+        None: unless there are boxes.
     keep_outliers: unlabelled scans that look unlike the cohort are only said, not set aside.
     takes_missing: a case without the file of a modality is only said, not refused; some networks take it.
     task: what is to be predicted; what the layout says, if None.
@@ -128,7 +132,7 @@ def check_cohort(
     progress: Progress | None = None,
     *,
     draw: Path | str | None = None,
-    needs_labels: bool = True,
+    needs_labels: bool | None = None,
     keep_outliers: bool = False,
     takes_missing: bool = True,
 ) -> CheckReport:
@@ -152,7 +156,9 @@ def check_cohort(
     aside = {problem.case for problem in problems if problem.severity == "aside"}
     cohort = cohort.only({case.id for case in cohort.cases} - aside)
     facts = {case: fact for case, fact in facts.items() if case not in aside}
-    cohort, found = _fill_in(cohort, facts)
+    masks, found = check_masks(cohort)
+    problems += found
+    cohort, found = _fill_in(cohort, facts, masks)
     problems += found + _one_kind(cohort, facts)
     if cohort.task == "detection":
         maps = [case for case in cohort.labelled if case.label is not None]
@@ -160,7 +166,7 @@ def check_cohort(
         cohort, found = settle_boxes(cohort, {case: fact.shape for case, fact in facts.items()})
         problems += found
     if cohort.task != "segmentation":
-        problems += target_problems(cohort, facts, draw, needs_labels)
+        problems += target_problems(cohort, facts, draw, needs_labels is not False)
     duplicates, found = _duplicates(cohort, facts)
     problems += found + _also_in_test(cohort, facts)
     cohort = cohort.only({case.id for case in cohort.cases} - duplicates)
@@ -173,9 +179,15 @@ def check_cohort(
     if cohort.task == "segmentation":
         labelled = [(case, facts.get(case.id)) for case in cohort.labelled]
         problems += [problem for case, fact in labelled for problem in _label_problems(cohort, case, fact)]
-        problems += _cohort_problems(cohort, facts, draw) if needs_labels else []
+        problems += [problem for case in cohort.cases for problem in box_problems(cohort, case, facts.get(case.id))]
+        problems += mask_problems(cohort, masks)
+        if needs_labels is None and not cohort.labelled and any(case.boxes for case in cohort.cases):
+            fix = "They are enough for --method adversarial_constraint, and for no other."
+            problems.append(Problem(str(cohort.root / BOXES), "labels", "none, and boxes", "labels", fix, "warn"))
+        elif needs_labels is not False:
+            problems += _cohort_problems(cohort, facts, draw)
     order = {"refuse": 0, "aside": 1, "warn": 2}
-    return CheckReport(cohort, facts, sorted(problems, key=lambda problem: order[problem.severity]))
+    return CheckReport(cohort, facts, sorted(problems, key=lambda problem: order[problem.severity]), masks.sha256)
 
 
 def box_numbers(cohort: Cohort, facts: Facts) -> dict[str, dict[str, list[float]]]:
@@ -214,19 +226,20 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _fill_in(cohort: Cohort, facts: Facts) -> tuple[Cohort, list[Problem]]:
-    """Channel names and classes that nothing on disk declares."""
+def _fill_in(cohort: Cohort, facts: Facts, masks: Masks) -> tuple[Cohort, list[Problem]]:
+    """Channel names and classes that nothing on disk declares; classes from labels and masks."""
     problems: list[Problem] = []
     if not cohort.channels and facts:
         count = Counter(fact.channels for fact in facts.values()).most_common(1)[0][0]
         names = {(2, 1): ("grey",), (2, 3): ("red", "green", "blue"), (3, 1): ("image",)}
         fallback = tuple(f"channel {number}" for number in range(count))
         cohort = replace(cohort, channels=names.get((cohort.dims, count), fallback))
-    if not cohort.classes and cohort.labelled and cohort.task == "segmentation":
-        values = sorted({value for fact in facts.values() for value in fact.structures} - {cohort.ignore})
+    if not cohort.classes and cohort.task == "segmentation" and (cohort.labelled or masks.values):
+        shown = {value for fact in facts.values() for value in fact.structures} | masks.values
+        values = sorted(shown - {cohort.ignore})
         wrong = [value for value in values if not 0 < value < IGNORE]
         if wrong:
-            folder = str(cohort.labelled[0].label)
+            folder = str(cohort.labelled[0].label if cohort.labelled else cohort.masks[0])
             found = f"values {', '.join(map(str, wrong[:8]))}"
             fix = "Renumber the classes from 1, or name the classes in dataset.json."
             problems.append(Problem(folder, "label values", found, "1 to 254", fix))

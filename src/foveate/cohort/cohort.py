@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from foveate.errors import Problem
 
 IGNORE = 255  # label value that carries no information, in every layout
 TaskName = Literal["segmentation", "classification", "regression", "detection"]
+
+
+class Box(NamedTuple):
+    """A box around a structure, the name or value of a class: low and high ends along each array axis of the image as
+    stored, in voxels from the outer face of the first one."""
+
+    structure: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,7 @@ class Case:
 
     missing: numbers of the channels that have no file; ``images`` are the others in order.
     target: what a label that is no map says: names of classes, or a number; None where there is none.
+    boxes: around structures, of a segmentation dataset; they are no label.
     """
 
     id: str
@@ -27,6 +37,7 @@ class Case:
     patient: str
     missing: tuple[int, ...] = ()
     target: Any = None
+    boxes: tuple[Box, ...] = ()
 
     @property
     def labelled(self) -> bool:
@@ -45,6 +56,7 @@ class Cohort:
     ignore: label value that carries no information (nnU-Net's "ignore"), or None; 255 is always ignored.
     problems: what listing the folder already found.
     task: what the labels are of. exclusive: a picture has one of the classes, or each of them or not.
+    masks: label files without an image.
     """
 
     root: Path
@@ -58,6 +70,7 @@ class Cohort:
     tree: dict[str, tuple[str, ...]] = field(default_factory=dict)
     task: TaskName = "segmentation"
     exclusive: bool = True
+    masks: tuple[Path, ...] = ()
 
     @property
     def labelled(self) -> tuple[Case, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from foveate.cohort.box_table import with_boxes
 from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.layout_boxes import find_boxes, has_boxes
 from foveate.cohort.layout_classes import class_folders, find_classes
@@ -57,7 +58,8 @@ def find_cohort(root: Path | str, task: str | None = None) -> Cohort:
     root = Path(root)
     name, data = recognise(root, task)
     cohort = LAYOUTS[name].find(root, data)
-    return replace(cohort, task="detection") if task == "detection" else cohort
+    cohort = replace(cohort, task="detection") if task == "detection" else cohort
+    return with_boxes(cohort) if cohort.task == "segmentation" else cohort
 
 
 def task_of(root: Path | str, task: str | None = None) -> str:

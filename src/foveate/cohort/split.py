@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -35,6 +36,16 @@ class Split:
         images = tuple(sorted((*self.train, *self.unlabelled)))
         held = f" {len(self.validation)} that validation holds back are left out." if self.validation else ""
         return Split((), (), images, (f"Labels are not used: {len(images)} scans teach as images.{held}",))
+
+    def with_boxes(self, boxed: Collection[str], paired: bool) -> Split:
+        """The same where boxes teach, those of ``boxed``; labelled cases teach only if ``paired``."""
+        usable = tuple(name for name in self.unlabelled if name in boxed)
+        notes = [f"{len(usable)} scans teach by their boxes."]
+        if left := len(self.unlabelled) - len(usable):
+            notes.append(f"{left} scans have neither box nor label and are not used.")
+        if self.train and not paired:
+            notes.append(f"The images of {len(self.train)} labelled scans are not used: their masks show shapes alone.")
+        return Split(self.train if paired else (), self.validation, usable, tuple(notes))
 
 
 def hold_back_images(split: Split, cohort: Cohort, seed: int) -> Split:

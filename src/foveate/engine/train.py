@@ -5,6 +5,7 @@ The way from here to the gradient: train -> fit -> train_loop -> train_step -> M
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +16,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from foveate.batches.cache import PreparedCase
+from foveate.batches.filled_boxes import prepare_boxes, prepare_masks
 from foveate.batches.prepare import prepare_cohort
 from foveate.batches.sampler import Sampler
+from foveate.cohort.box_table import BOXES, MASKS, MOST
 from foveate.cohort.check import CheckReport, check
 from foveate.cohort.fingerprint import fingerprint
 from foveate.cohort.layouts import task_of
@@ -36,7 +40,7 @@ from foveate.engine.schedule import Schedule
 from foveate.engine.signals import StopSignals, stop_signals
 from foveate.engine.validation import FreeEnergyGap, WholeValidation, validation
 from foveate.engine.warm_start import plan_like, read_start, record_of, refuse_unlike, start_from
-from foveate.errors import refuse
+from foveate.errors import InputError, Problem, refuse
 from foveate.methods import METHODS, PRETRAINING, DeepBelief, Method
 from foveate.networks import build_network, network_class, settle_network
 from foveate.predict.model_file import DESCRIPTION, SavedModel, save_model
@@ -104,6 +108,8 @@ def train(
             settings.minutes = DEFAULT_MINUTES
         settings = settle_task(settings, data)
         kind = method_class(settings)
+        if kind.learns_boxes:
+            settings.network = settings.network.model_copy(update={"boxes": True})
         first = pretraining(settings, folder.path / "prepared") if settings.pretrain.name else None
         model = read_start(settings.init) if settings.init and not folder.resumed else None
         keep = settings.unlabelled_outliers == "keep"
@@ -111,13 +117,15 @@ def train(
         report = check(
             data,
             labelled=labelled,
-            needs_labels=kind.learns_labels,
+            needs_labels=kind.learns_labels and not kind.learns_boxes,
             keep_outliers=keep,
             takes_missing=takes_missing,
             task=settings.task,
         )
         report.raise_if_refused()
         fabric = launch(settings)
+        if kind.learns_boxes:
+            refuse_without_boxes(settings, report)
         if kind.uses_unlabelled and kind.learns_labels and not report.cohort.unlabelled:
             refuse_method_without_unlabelled(settings, report)
         plan = settle_plan(folder, fabric, report, settings, model)
@@ -158,6 +166,13 @@ def fit(
     if not kind.learns_labels:
         split = hold_back_images(split, cohort, settings.seed) if kind.watches_images else split.without_labels()
         cohort = cohort.keep_labels(())
+    donors: tuple[str, ...] = ()
+    augment = settings.augment
+    if kind.learns_boxes:
+        boxed = {case.id for case in cohort.unlabelled if case.boxes}
+        donors, split = split.train, split.with_boxes(boxed, settings.method.paired_masks)
+        cohort = cohort.only({*donors, *split.validation, *split.unlabelled})
+        augment = augment.model_copy(update={"rotation_degrees": 0.0, "elastic_p": 0.0})  # a turned box is no box
     for note in [*here.report.problems, *split.notes]:
         progress.note(str(note))
     if kind.uses_unlabelled and not split.unlabelled:
@@ -172,7 +187,11 @@ def fit(
     cache = Path(settings.cache) if settings.cache else folder.path / "prepared"
     prepared = prepare_cohort(cohort, plan, cache, workers(), prepared_one)
     takes_missing = network_class(settings.network).takes_missing
-    sampler = Sampler(prepared, plan, settings.augment, split, settings.seed, fabric.device, takes_missing)
+    boxes, masks = dict[str, PreparedCase](), dict[str, PreparedCase]()
+    if kind.learns_boxes:
+        boxes = prepare_boxes(cohort, plan, prepared, cache)
+        masks = prepare_masks(cohort.masks, [prepared[name] for name in donors], plan, cache)
+    sampler = Sampler(prepared, plan, augment, split, settings.seed, fabric.device, takes_missing, boxes, masks)
     predictor = build_predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
     validate: Callable[[], dict[str, float]] | None = None
     if split.validation and isinstance(learner, DeepBelief):
@@ -307,6 +326,29 @@ def refuse_method_without_unlabelled(settings: Config, report: CheckReport) -> N
     raise refuse(cohort.root, "method.name", found, "unlabelled scans, which this method learns from", fix)
 
 
+def refuse_without_boxes(settings: Config, report: CheckReport) -> None:
+    """Raise InputError that lists what a method that learns from boxes lacks."""
+    cohort, name = report.cohort, settings.method.name
+    problems = []
+    if not any(case.boxes for case in cohort.unlabelled):
+        found = "boxes of labelled cases alone" if any(case.boxes for case in cohort.cases) else "no case with a box"
+        fix = "Write the boxes, or name those whose labels may be used with --labelled."
+        problems.append(Problem(str(cohort.root / BOXES), "boxes", found, f"images with boxes, for {name}", fix))
+    if settings.method.critic_weight and not (cohort.labelled or cohort.masks):
+        fix = "Put masks of other scans there, or train without the critic: --set method.critic_weight=0."
+        expected = "masks that show the critic what shapes look like"
+        problems.append(Problem(str(cohort.root / MASKS), "masks", "none, and no label", expected, fix))
+    if settings.method.paired_masks and not cohort.labelled:
+        fix = "Leave method.paired_masks out."
+        problems.append(Problem(str(cohort.root), "method.paired_masks", "true, and no label", "labelled cases", fix))
+    if not 0 < len(cohort.classes) <= MOST or cohort.tree:
+        found = "a label tree" if cohort.tree else f"{len(cohort.classes)} classes"
+        fix = "Name the classes that have boxes in dataset.json, and no more."
+        problems.append(Problem(str(cohort.root), "classes", found, f"1 to {MOST}, without a tree, for {name}", fix))
+    if problems:
+        raise InputError(problems)
+
+
 def settle_plan(
     folder: RunFolder, fabric: Fabric, report: CheckReport, settings: Config, start: SavedModel | None = None
 ) -> Plan:
@@ -316,6 +358,10 @@ def settle_plan(
     Raises InputError when its weights do not fit.
     """
     data = {case: {"image": facts.sha256, "label": facts.label_sha256} for case, facts in report.facts.items()}
+    if settings.network.boxes:
+        boxes = {case.id: hashlib.sha256(repr(case.boxes).encode()).hexdigest() for case in report.cohort.cases}
+        data = {case: {**parts, "boxes": boxes[case]} for case, parts in data.items()}
+        data |= {name: {"label": sha256} for name, sha256 in report.masks.items()}
     if folder.resumed:
         plan = folder.plan()
         folder.verify(config=settings, plan=plan, classes=report.cohort.classes, data=data)

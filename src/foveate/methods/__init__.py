@@ -1,6 +1,7 @@
 """Learning methods by the name they have on the command line."""
 
 from foveate.methods.adversarial import Adversarial
+from foveate.methods.adversarial_constraint import AdversarialConstraint
 from foveate.methods.copy_paste import CopyPaste
 from foveate.methods.cross_consistency import CrossConsistency
 from foveate.methods.cross_pseudo import CrossPseudo
@@ -24,6 +25,7 @@ from foveate.methods.unimatch import UniMatch
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "adversarial": Adversarial,
+    "adversarial_constraint": AdversarialConstraint,
     "copy_paste": CopyPaste,
     "cross_consistency": CrossConsistency,
     "cross_pseudo": CrossPseudo,

@@ -29,6 +29,7 @@ class Method(nn.Module):
     labellings: how often the engine labels all unlabelled scans with the average, from ``start`` on (Batch.pseudo).
     start: progress from which unlabelled scans teach, unless the configuration says otherwise.
     learns_labels: false of pre-training, which sees every scan as an image and leaves no segmenter behind.
+    learns_boxes: true of a method that learns from boxes, and from masks without their images (Batch.boxes, .masks).
     watches_images: true of pre-training whose images held back show what it has learnt by heart.
     unlabelled_weight: weight of the unlabelled loss once ramped up, unless the configuration says otherwise. A squared
         difference of probabilities is small beside cross-entropy and Dice, so methods that learn by it weigh it more.
@@ -45,6 +46,7 @@ class Method(nn.Module):
     uses_unlabelled: ClassVar[bool] = True
     labellings: ClassVar[int] = 0
     learns_labels: ClassVar[bool] = True
+    learns_boxes: ClassVar[bool] = False
     watches_images: ClassVar[bool] = False
     confidence: ClassVar[float] = 0.0
     tasks: ClassVar[tuple[str, ...]] = ("segmentation",)

@@ -13,6 +13,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from foveate.attention import ATTENTION
@@ -22,6 +23,7 @@ from foveate.cohort.plan import Plan
 from foveate.config import AttentionSlots, NetworkConfig
 from foveate.errors import refuse
 from foveate.layers import JoiningConv, conv, conv_transpose, instance_norm
+from foveate.networks.box_network import BoxNetwork, with_box_channels
 from foveate.networks.crf import CRF
 from foveate.networks.heads import DenseUpsampling
 from foveate.text import closest
@@ -131,6 +133,8 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
+    """boxes: with ``network.boxes``, finds the structures first; the encoder sees their boxes beside the image."""
+
     stage: ClassVar[type[nn.Module]] = Residual
     takes_missing: ClassVar[bool] = False
     decoder_kind: ClassVar[type[Decoder]] = Decoder
@@ -141,9 +145,11 @@ class UNet(nn.Module):
         self.image_channels = len(plan.channels)
         dims, widths = plan.dims, plan.widths
         check_slots(config.attention, plan)
+        self.boxes = BoxNetwork(plan) if config.boxes else None
+        seen = with_box_channels(plan) if config.boxes else plan
         self.encoder = nn.ModuleList(
             nn.Sequential(stage, build_attention("encoder", config.attention.encoder, width, dims))
-            for stage, width in zip(self.stages(plan), widths, strict=True)
+            for stage, width in zip(self.stages(seen), widths, strict=True)
         )
         self.bottleneck = build_attention("bottleneck", config.attention.bottleneck, widths[-1], dims)
         self.decoder = self.decoder_kind(plan, channels, config)
@@ -159,10 +165,16 @@ class UNet(nn.Module):
         for depth, (i, o, stride) in enumerate(zip(inputs, plan.widths, plan.strides, strict=True)):
             yield (cls.stage if depth or len(plan.widths) == 1 else Residual)(plan.dims, i, o, stride)
 
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """Features of every stage, finest first: ``[B, width_i, *S / strides up to i]``; x itself last for a CRF."""
+    def encode(self, x: Tensor, boxes: Tensor | None = None) -> list[Tensor]:
+        """Features of every stage, finest first: ``[B, width_i, *S / strides up to i]``; x itself last for a CRF.
+
+        boxes: what the box network says of x, for a caller that has asked it already.
+        """
         # A missing modality looks the same everywhere to the CRF, which is to say nothing.
         features, image = [], [x.nan_to_num()] if self.decoder.crf else []
+        if self.boxes:
+            boxes = self.boxes(x) if boxes is None else boxes
+            x = torch.cat([x, self.boxes.draw(boxes, x.shape[2:]).to(x.dtype)], dim=1)
         for stage in self.encoder:
             x = stage(x)
             features.append(x)

@@ -73,6 +73,7 @@ def write_run_report(
         summary[title] = next((r[key] for r in reversed(records) if r.get(key) is not None), None)
     if gaps := [record["free_energy_gap"] for record in records if record.get("free_energy_gap") is not None]:
         summary["free-energy gap"] = gaps[-1]  # of scans held back to scans that teach
+    known = sum("image" in parts for parts in provenance["data"].values())  # masks without images are no cases
     cases, table = list[ReportCase](), list[dict[str, Any]]()
     if isinstance(predictor, WholePredictor):
         cases = answer_pictures(predictor, prepared, shown)
@@ -93,7 +94,7 @@ def write_run_report(
         classes=plan.classes if plan.task == "segmentation" else {},
         confusion=table,
         command=" ".join(provenance["command"]),
-        provenance={"seed": provenance["seed"], "cases": len(provenance["data"]), **provenance["versions"]},
+        provenance={"seed": provenance["seed"], "cases": known, **provenance["versions"]},
     )
 
 
