@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from foveate.metrics.task_result import TaskEvaluation
     from foveate.report.page import ReportCase
 
-LABELLED, UNLABELLED, TEST = 8, 300, 300  # pictures: labelled ones of each class
+LABELLED, UNLABELLED, TEST = 20, 300, 300  # pictures: labelled ones of each class
 MINUTES = 1.6  # of training per method: the whole demo then takes less than five minutes on two cores
 SHOWN = ("accuracy", "macro_f1", "auroc", "ece")
 NOTE = (

@@ -21,9 +21,9 @@ from foveate.cohort.simulate import Anatomy, load_anatomy, smooth_field
 from foveate.errors import refuse
 
 KINDS = ("none", "ring", "solid")
-SIZE, SPACING = 96, 2.2  # pixels a side, and their size in mm
+SIZE, SPACING = 64, 3.3  # pixels a side, and their size in mm
 SLICES = (0.42, 0.66)  # part of the brain's height that slices are taken from
-RADIUS = (7.0, 15.0)  # mm, of a lesion
+RADIUS = (10.0, 18.0)  # mm, of a lesion
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SimulatedPictures:
 
 
 def simulate_pictures(
-    root: Path, labelled: int = 8, unlabelled: int = 300, test: int = 150, seed: int = 0
+    root: Path, labelled: int = 20, unlabelled: int = 300, test: int = 150, seed: int = 0
 ) -> SimulatedPictures:
     """Write ``labelled`` training pictures of each class, ``unlabelled`` others and ``test`` test pictures, of which
     each class has a third. A picture depends on ``seed`` and on its own number only.
@@ -72,7 +72,7 @@ def simulate_picture(anatomy: Anatomy, kind: str, rng: np.random.Generator) -> n
     image, inside = (ndimage.map_coordinates(m[:, :, index], points, order=1) for m in (t1, brain))
     image = (image / t1.max()) ** rng.uniform(0.8, 1.3)
     if kind != "none":
-        image = image + rng.uniform(0.25, 0.45) * _lesion(inside > 0.9, kind == "ring", rng)
+        image = image + rng.uniform(0.35, 0.55) * _lesion(inside > 0.9, kind == "ring", rng)
     image = image * np.exp(smooth_field((SIZE, SIZE), 80 / SPACING, rng.uniform(0.05, 0.25), rng))
     level = rng.uniform(0.02, 0.07)
     image = np.hypot(image + rng.normal(0, level, image.shape), rng.normal(0, level, image.shape))
@@ -92,7 +92,7 @@ def _points(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
 
 def _lesion(brain: np.ndarray, ring: bool, rng: np.random.Generator) -> np.ndarray:
     """Weight of a lesion in [0, 1] whose centre lies in the brain, ``[SIZE, SIZE]``."""
-    room = np.argwhere(ndimage.binary_erosion(brain, iterations=3))
+    room = np.argwhere(ndimage.binary_erosion(brain, iterations=2))
     centre = room[rng.integers(len(room))]
     rows, columns = (np.arange(SIZE)[:, None] - centre[0], np.arange(SIZE)[None] - centre[1])
     radius, stretch = rng.uniform(*RADIUS) / SPACING, rng.uniform(0.75, 1.3)
