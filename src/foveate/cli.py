@@ -27,10 +27,20 @@ app = typer.Typer(
 app.add_typer(bench_app, name="bench")
 _verbose = False
 
-Data = Annotated[Path, typer.Argument(help="Dataset folder: nnU-Net raw, MSD, or images/ + labels/.", metavar="DATA")]
+Data = Annotated[
+    Path,
+    typer.Argument(
+        help="Dataset folder: nnU-Net raw, MSD, images/ + labels/, class folders, or images/ + labels.csv.",
+        metavar="DATA",
+    ),
+]
 Labelled = Annotated[
     Path | None,
     typer.Option(help="File with one case id a line: only these cases' labels are opened.", metavar="FILE"),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(help="segmentation, classification or regression; by default what the dataset's layout says."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, gpu, gpu:0 or mps; by default the best there is.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -52,13 +62,13 @@ def _options(
 
 
 @app.command()
-def check(data: Data, labelled: Labelled = None) -> None:
+def check(data: Data, labelled: Labelled = None, task: Task = None) -> None:
     """Recognise a dataset, list every problem and show the cohort. Exit code 0 only when it can be trained on."""
     from foveate.cohort.check import check as check_data
     from foveate.cohort.show import render
 
     with _bar("scans checked") as progress:
-        report = check_data(data, labelled=labelled, progress=progress)
+        report = check_data(data, labelled=labelled, progress=progress, task=task)
     render(report, Console())
     if not report.ok:
         raise typer.Exit(1)
@@ -71,6 +81,7 @@ def train(
     labelled: Labelled = None,
     minutes: Annotated[float | None, typer.Option(help="Time for the whole command; 60 if neither is given.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps, in place of --minutes.")] = None,
+    task: Task = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -84,7 +95,7 @@ def train(
         str | None,
         typer.Option(
             help="unet (default), attention_unet, dual_attention, fusion_unet, hybrid, ms_can, spp_attention or "
-            "window_unet."
+            "window_unet; classifier for whole images."
         ),
     ] = None,
     init: Annotated[
@@ -115,6 +126,7 @@ def train(
         labelled=labelled,
         minutes=minutes,
         steps=steps,
+        task=task,
         method=method,
         network=network,
         init=init,
@@ -134,12 +146,12 @@ def train(
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder, or the model folder in it.", metavar="RUN")],
     input_: Annotated[Path, typer.Argument(help="An image or a folder of images.", metavar="INPUT")],
-    out: Annotated[Path, typer.Argument(help="File or folder for the segmentations.", metavar="OUT")],
+    out: Annotated[Path, typer.Argument(help="File or folder for the predictions.", metavar="OUT")],
     device: Device = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored images: slower.")] = False,
     views: Annotated[int, typer.Option(help="Average over so many turned and zoomed views: slower.", min=0)] = 0,
 ) -> None:
-    """Segment images; each comes back on its own grid, as uint8 NIfTI (PNG for pictures)."""
+    """Segment images, each on its own grid, as uint8 NIfTI (PNG); or answer for them in predictions.csv."""
     from foveate.predict.files import predict_files
 
     with _bar("scans predicted") as progress:

@@ -17,13 +17,20 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+RegressionLoss = Literal["gaussian", "huber"]
+
+
 class AttentionSlots(Strict):
-    """Which attention block sits in which slot of the network: a name of ATTENTION, or none."""
+    """Which attention block sits in which slot of the network: a name of ATTENTION, or none.
+
+    pool: of networks that answer for a whole image: a name of POOLING.
+    """
 
     skip: str = "none"
     encoder: str = "none"
     bottleneck: str = "none"
     decoder: str = "none"
+    pool: str = "attention"
 
 
 class NetworkConfig(Strict):
@@ -111,11 +118,15 @@ class Config(Strict):
     once there are twenty labelled cases: with fewer, every label is worth more in training.
     init: run or model folder whose weights training starts from. pretrain: weights made within the run, to start from.
     unlabelled_outliers: unlabelled scans that look unlike the cohort are set aside, or kept and only said.
+    task: what is predicted; none: what the layout of the dataset says. regression_loss: ``gaussian`` also learns how
+    far the answer may be off; ``huber`` minds outliers less.
     """
 
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
+    task: str | None = None
+    regression_loss: RegressionLoss = "gaussian"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|gpu(:\d+)?)$")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     network: NetworkConfig = NetworkConfig()

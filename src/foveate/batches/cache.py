@@ -6,7 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +22,7 @@ class PreparedCase:
 
     image_path: float16 [C, *S'], a missing modality NaN. label_path: uint8 [*S'] label values, 255 = ignored; None when
     unlabelled.
+    target: float32 [K] or [N, K], a label that is no map; label_path, if any, is then such an array: a pseudo-label.
     voxels_path: int32 [N, 1 + dims], label value and voxel index of up to VOXELS_PER_CLASS voxels of each class.
     """
 
@@ -30,6 +31,11 @@ class PreparedCase:
     image_path: Path
     label_path: Path | None = None
     voxels_path: Path | None = None
+    target: np.ndarray | None = field(default=None, compare=False)
+
+    @property
+    def labelled(self) -> bool:
+        return self.label_path is not None or self.target is not None
 
     @cached_property
     def image(self) -> np.ndarray:
@@ -74,11 +80,11 @@ class PreparedCohort(Mapping[str, PreparedCase]):
 
     @property
     def labelled(self) -> list[str]:
-        return [case for case, prepared in self._cases.items() if prepared.label_path is not None]
+        return [case for case, prepared in self._cases.items() if prepared.labelled]
 
     @property
     def unlabelled(self) -> list[str]:
-        return [case for case, prepared in self._cases.items() if prepared.label_path is None]
+        return [case for case, prepared in self._cases.items() if not prepared.labelled]
 
 
 def file_stem(case: str, key: str) -> str:

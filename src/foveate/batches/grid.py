@@ -48,8 +48,12 @@ class Grid:
             flips = tuple(bool(orientation[axis, 1] < 0) for axis in order)
         canonical = tuple(volume.shape[axis] for axis in order)
         spacing = [volume.spacing[axis] for axis in order]
+        wanted = plan.spacing
+        if plan.fits:
+            factor = max(n * own / p for n, own, p in zip(canonical, spacing, plan.patch, strict=True))
+            wanted = (factor,) * volume.dims
         prepared = tuple(
-            max(1, round(n * own / target)) for n, own, target in zip(canonical, spacing, plan.spacing, strict=True)
+            max(1, round(n * own / target)) for n, own, target in zip(canonical, spacing, wanted, strict=True)
         )
         affine = tuple(tuple(float(v) for v in row) for row in np.asarray(volume.affine))
         return cls(tuple(volume.shape), affine, order, flips, canonical, prepared)

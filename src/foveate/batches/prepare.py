@@ -24,6 +24,7 @@ from foveate.batches.cache import (
     write_grid,
 )
 from foveate.batches.grid import Grid, Taps, linear_taps, resample, resample_axis
+from foveate.batches.targets import TARGETS
 from foveate.cohort.cohort import IGNORE, Case, Cohort
 from foveate.cohort.facts import BACKGROUND
 from foveate.cohort.plan import ChannelPlan, Plan
@@ -201,8 +202,8 @@ def prepare_cohort(
     """Every case of ``cohort``, prepared by ``plan``, as memory-mapped files in ``folder``; what is there is reused.
 
     Cache key: SHA-256 of (path, size, modification time in ns) of the source files and of all that preparation
-    reads from the plan (dims, spacing, channels, ignore value). Image and label have keys of their own, so a case
-    whose label is withheld shares the image, and its label file is not opened.
+    reads from the plan (dims, spacing, channels, ignore value; the patch that pictures are to fit). Image and label
+    have keys of their own, so a case whose label is withheld shares the image, and its label file is not opened.
 
     workers: threads. They cannot die unseen, and the work is in libraries that release the interpreter lock.
     progress: called with (cases done, cases in all).
@@ -247,6 +248,9 @@ def _prepare_case(case: Case, plan: Plan, folder: Path, stop: threading.Event) -
         limit = float(np.finfo(np.float16).max)
         write_array(image, prepared.clamp_(-limit, limit).numpy().astype(np.float16))
         write_grid(grid_file, grid)
+    if plan.task in TARGETS:
+        target = TARGETS[plan.task](case, plan, grid) if case.labelled else None
+        return PreparedCase(case.id, grid, image, target=target)
     if case.label is None:
         return PreparedCase(case.id, grid, image)
     label_stem = folder / file_stem(case.id, _key((*case.images, case.label), plan, "label"))
@@ -260,7 +264,8 @@ def _prepare_case(case: Case, plan: Plan, folder: Path, stop: threading.Event) -
 
 def _key(files: tuple[Path, ...], plan: Plan, part: str) -> str:
     states = [(str(file.resolve()), (state := file.stat()).st_size, state.st_mtime_ns) for file in files]
-    settings = plan.model_dump(mode="json", include={"dims", "spacing", "channels", "ignore"})
+    read = {"dims", "spacing", "channels", "ignore"} | ({"whole", "patch"} if plan.fits else set())
+    settings = plan.model_dump(mode="json", include=read)
     return hashlib.sha256(json.dumps([VERSION, part, states, settings]).encode()).hexdigest()[:20]
 
 

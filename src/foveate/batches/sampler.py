@@ -24,8 +24,8 @@ from foveate.batches.augment import (
     sampling_grid,
     to_device,
     warp,
-    warp_labels,
 )
+from foveate.batches.labels import LABELS
 from foveate.batches.prepare import PreparedCase, PreparedCohort
 from foveate.cohort.plan import Plan
 from foveate.cohort.split import Split
@@ -40,11 +40,11 @@ FOREGROUND = 0.5  # share of labelled patches that are centred on a random voxel
 class Batch:
     """What a method learns from in one step; L labelled and U unlabelled images, on the training device.
 
-    images ``[L, C, *S]``, labels ``[L, *S]`` uint8; weak ``[U, C, *S]``: unlabelled images with geometry alone;
-    strong: further views ``[U, C, *S]`` of the same geometry with intensity changes. pseudo: ``[U, *S]`` uint8, the
-    pseudo-labels of the unlabelled images through the same geometry, for a method that has them made. A missing
-    modality of an image is NaN in its channel. cases: ids, labelled first. seed: for the random choices that a method
-    makes itself.
+    images ``[L, C, *S]``, labels ``[L, *S]`` uint8 (or as ``batches.labels`` says of the task); weak ``[U, C, *S]``:
+    unlabelled images with geometry alone; strong: further views ``[U, C, *S]`` of the same geometry with intensity
+    changes. pseudo: as labels, the pseudo-labels of the unlabelled images through the same geometry, for a method that
+    has them made. A missing modality of an image is NaN in its channel. cases: ids, labelled first. seed: for the
+    random choices that a method makes itself.
     """
 
     images: Tensor
@@ -58,7 +58,8 @@ class Batch:
 
 @dataclass
 class Regions:
-    """Regions cut from prepared scans, in host memory: images ``[B, C, *R]``, labels ``[B, *R]`` uint8 or None."""
+    """Regions cut from prepared scans, in host memory: images ``[B, C, *R]``, labels ``[B, *R]`` uint8 (for other tasks
+    see ``batches.labels``) or None."""
 
     images: Tensor
     labels: Tensor | None
@@ -93,8 +94,11 @@ class Sampler:
         self.drops = takes_missing and augment.modality_p > 0 and len(plan.channels) > 1
         self.pseudo: dict[str, PreparedCase] = {}
         self.round = 0
-        # As odd or even as the patch: their shared centre must be a voxel of both or a face of both.
-        self.region = tuple(n + 2 * math.ceil(n * (MARGIN - 1) / 2) for n in plan.patch)
+        self.labels = LABELS[plan.task]
+        # As odd or even as the patch: their shared centre must be a voxel of both or a face of both. Beyond a patch
+        # that is the whole image there is nothing to read.
+        margin = 0.0 if plan.whole else MARGIN - 1
+        self.region = tuple(n + 2 * math.ceil(n * margin / 2) for n in plan.patch)
 
     def read(self, step: int, labelled: int, unlabelled: int) -> tuple[Regions, Regions]:
         """The host part of a batch: which cases, and the regions cut out of them. Thread-safe."""
@@ -127,12 +131,12 @@ class Sampler:
         labels = None if regions.labels is None else regions.labels.to(self.device, non_blocking=True)
         if not len(images):
             empty = images.new_zeros(0, images.shape[1], *plan.patch)
-            return empty, None if labels is None else labels.new_zeros(0, *plan.patch)
+            return empty, None if labels is None else self.labels.none(labels, plan)
         size = [n * s for n, s in zip(plan.patch, plan.spacing, strict=True)]
         geometry = sample_geometry(self.augment, len(images), size, plan.mirror_axes, generator)
         to_device(geometry, self.device)
         grid = sampling_grid(geometry, plan.patch, self.region, plan.spacing)
-        return warp(images, grid), None if labels is None else warp_labels(labels, grid)
+        return warp(images, grid), None if labels is None else self.labels.through(labels, geometry, grid, plan)
 
     def _intensity(self, images: Tensor, generator: torch.Generator) -> Tensor:
         params = sample_intensity(self.augment, len(images), self.plan.dims, generator)
@@ -144,21 +148,21 @@ class Sampler:
         self, ids: list[str], source: Mapping[str, PreparedCase], random: np.random.Generator, with_labels: bool
     ) -> Regions:
         images = np.zeros((len(ids), len(self.plan.channels), *self.region), np.float16)
-        labels = np.zeros((len(ids), *self.region), np.uint8) if with_labels else None
+        labels: list[np.ndarray] = []
         for i, name in enumerate(ids):
             try:
                 case = source[name]
-                centre = _centre(case, self.plan.patch, random, with_labels)
+                centre = _centre(case, self.plan, random, with_labels)
                 here, there = _overlap(centre, case.image.shape[1:], self.region)
                 images[i][(slice(None), *there)] = case.image[(slice(None), *here)]
-                if labels is not None:
-                    labels[i][there] = case.label[here]  # type: ignore[index]
+                if with_labels:
+                    labels.append(self.labels.cut(case, here, there, self.region))
             except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
                 raise FoveateError(
                     f"case {name}: its prepared scan could not be read ({type(error).__name__}: {error}). "
                     "Delete the run's prepared/ folder and continue with --resume."
                 ) from error
-        return Regions(torch.from_numpy(images), None if labels is None else torch.from_numpy(labels), ids)
+        return Regions(torch.from_numpy(images), self.labels.stack(labels, self.plan) if with_labels else None, ids)
 
 
 def _choose(ids: list[str], count: int, random: np.random.Generator) -> list[str]:
@@ -169,8 +173,10 @@ def _choose(ids: list[str], count: int, random: np.random.Generator) -> list[str
     return chosen
 
 
-def _centre(case: PreparedCase, patch: Sequence[int], random: np.random.Generator, with_label: bool) -> list[int]:
-    shape = case.image.shape[1:]
+def _centre(case: PreparedCase, plan: Plan, random: np.random.Generator, with_label: bool) -> list[int]:
+    shape, patch = case.image.shape[1:], plan.patch
+    if plan.whole:
+        return [n // 2 for n in shape]
     wanted = [random.integers(0, n) for n in shape]
     if with_label and case.voxels and random.random() < FOREGROUND:
         coordinates = list(case.voxels.values())[random.integers(len(case.voxels))]

@@ -18,6 +18,7 @@ from foveate.cohort.facts import CaseFacts, file_hash, measure_case_safely
 from foveate.cohort.layouts import find_cohort, keep_labelled, read_ids
 from foveate.cohort.missing import missing_modalities
 from foveate.cohort.outliers import LIMIT, outliers
+from foveate.cohort.targets import class_counts, of_maps, target_problems
 from foveate.cohort.tree import leaf_classes
 from foveate.errors import InputError, Problem, Severity
 from foveate.io import case_stem, image_suffix
@@ -79,8 +80,11 @@ class CheckReport:
                 for number, name in enumerate(cohort.channels)
             },
             "tree": {name: list(children) for name, children in cohort.tree.items()},
-            "volumes": {name: class_volumes(facts, value) for name, value in cohort.classes.items()},
+            "volumes": {name: class_volumes(facts, value) for name, value in of_maps(cohort).items()},
             "volume_unit": "mL" if cohort.dims == 3 else "pixels",
+            "task": cohort.task,
+            "classes": class_counts(cohort),
+            "values": _range(case.target for case in cohort.labelled) if cohort.task == "regression" else [],
         }
 
 
@@ -91,6 +95,7 @@ def check(
     needs_labels: bool = True,
     keep_outliers: bool = False,
     takes_missing: bool = True,
+    task: str | None = None,
 ) -> CheckReport:
     """Find the cohort in the folder ``data`` and check all of it.
 
@@ -98,10 +103,11 @@ def check(
     needs_labels: false where images alone will do, as for pre-training; then no class has to be shown by a label.
     keep_outliers: unlabelled scans that look unlike the cohort are only said, not set aside.
     takes_missing: a case without the file of a modality is only said, not refused; some networks take it.
+    task: what is to be predicted; what the layout says, if None.
     Raises InputError when the layout is not recognised or ``labelled`` names what is not there. Everything else
     is in the report's ``problems``.
     """
-    cohort = find_cohort(Path(data))
+    cohort = find_cohort(Path(data), task)
     if labelled is not None:
         cohort = keep_labelled(cohort, read_ids(Path(labelled)), labelled)
     return check_cohort(
@@ -145,6 +151,8 @@ def check_cohort(
     facts = {case: fact for case, fact in facts.items() if case not in aside}
     cohort, found = _fill_in(cohort, facts)
     problems += found + _one_kind(cohort, facts)
+    if cohort.task != "segmentation":
+        problems += target_problems(cohort, facts, draw, needs_labels)
     duplicates, found = _duplicates(cohort, facts)
     problems += found + _also_in_test(cohort, facts)
     cohort = cohort.only({case.id for case in cohort.cases} - duplicates)
@@ -154,7 +162,7 @@ def check_cohort(
     cohort = cohort.only({case.id for case in cohort.cases} - unlike)
     facts = {case: fact for case, fact in facts.items() if case not in unlike}
     problems += [problem for case in cohort.labelled for problem in _label_problems(cohort, case, facts.get(case.id))]
-    problems += _cohort_problems(cohort, facts, draw) if needs_labels else []
+    problems += _cohort_problems(cohort, facts, draw) if needs_labels and cohort.task == "segmentation" else []
     order = {"refuse": 0, "aside": 1, "warn": 2}
     return CheckReport(cohort, facts, sorted(problems, key=lambda problem: order[problem.severity]))
 
@@ -191,7 +199,7 @@ def _fill_in(cohort: Cohort, facts: Facts) -> tuple[Cohort, list[Problem]]:
         names = {(2, 1): ("grey",), (2, 3): ("red", "green", "blue"), (3, 1): ("image",)}
         fallback = tuple(f"channel {number}" for number in range(count))
         cohort = replace(cohort, channels=names.get((cohort.dims, count), fallback))
-    if not cohort.classes and cohort.labelled:
+    if not cohort.classes and cohort.labelled and cohort.task == "segmentation":
         values = sorted({value for fact in facts.values() for value in fact.structures} - {cohort.ignore})
         wrong = [value for value in values if not 0 < value < IGNORE]
         if wrong:
@@ -225,13 +233,13 @@ def _duplicates(cohort: Cohort, facts: Facts) -> tuple[set[str], list[Problem]]:
     dropped: set[str] = set()
     problems = []
     for cases in (group for group in groups.values() if len(group) > 1):
-        cases.sort(key=lambda case: case.label is None)  # stable: the first labelled case is kept
+        cases.sort(key=lambda case: not case.labelled)  # stable: the first labelled case is kept
         kept = cases[0]
         for case in cases[1:]:
             severity: Severity = "warn"
             found = f"the same image as case {kept.id}"
             fix = f"{case.id} is left out."
-            if case.label is not None and facts[case.id].label_content != facts[kept.id].label_content:
+            if case.labelled and facts[case.id].label_content != facts[kept.id].label_content:
                 severity = "refuse"
                 found += ", with another label"
                 fix = "Find out which label is right and remove the other case."
@@ -253,7 +261,7 @@ def _outliers(cohort: Cohort, facts: Facts, keep: bool) -> tuple[set[str], list[
             continue
         severity: Severity = "warn"
         fix = "It is kept. Check that it is what it should be."
-        if case.label is None and not keep:
+        if not case.labelled and not keep:
             severity = "aside"
             fix = "It is set aside. If it belongs here: --set unlabelled_outliers=keep."
             aside.add(case.id)

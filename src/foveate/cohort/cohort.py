@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from foveate.errors import Problem
 
 IGNORE = 255  # label value that carries no information, in every layout
+TaskName = Literal["segmentation", "classification", "regression", "detection"]
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Case:
     """One scan: its image files (one per channel, or one multi-channel file), its label file if there is one.
 
     missing: numbers of the channels that have no file; ``images`` are the others in order.
+    target: what a label that is no map says: names of classes, or a number; None where there is none.
     """
 
     id: str
@@ -23,6 +26,11 @@ class Case:
     label: Path | None
     patient: str
     missing: tuple[int, ...] = ()
+    target: Any = None
+
+    @property
+    def labelled(self) -> bool:
+        return self.label is not None or self.target is not None
 
 
 @dataclass(frozen=True)
@@ -31,10 +39,12 @@ class Cohort:
 
     dims: 2 or 3. channels: channel names in order ("CT" asks for CT normalisation).
     classes: foreground name -> label value, or tuple of values for a region; background (0) is not listed.
-        Empty when nothing on disk declares them; the check then reads them off the labels.
+        Empty when nothing on disk declares them; the check then reads them off the labels. For classification and
+        detection name -> number from 0; for regression empty.
     tree: node of the label tree -> the classes and nodes that it divides into; empty without a tree.
     ignore: label value that carries no information (nnU-Net's "ignore"), or None; 255 is always ignored.
     problems: what listing the folder already found.
+    task: what the labels are of. exclusive: a picture has one of the classes, or each of them or not.
     """
 
     root: Path
@@ -46,19 +56,21 @@ class Cohort:
     ignore: int | None = None
     problems: tuple[Problem, ...] = field(default=())
     tree: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    task: TaskName = "segmentation"
+    exclusive: bool = True
 
     @property
     def labelled(self) -> tuple[Case, ...]:
-        return tuple(case for case in self.cases if case.label is not None)
+        return tuple(case for case in self.cases if case.labelled)
 
     @property
     def unlabelled(self) -> tuple[Case, ...]:
-        return tuple(case for case in self.cases if case.label is None)
+        return tuple(case for case in self.cases if not case.labelled)
 
     def keep_labels(self, ids: Iterable[str]) -> Cohort:
         """The same cases, of which only ``ids`` keep their label; the others' label paths are forgotten."""
         kept = set(ids)
-        cases = tuple(case if case.id in kept else replace(case, label=None) for case in self.cases)
+        cases = tuple(case if case.id in kept else replace(case, label=None, target=None) for case in self.cases)
         return replace(self, cases=cases)
 
     def only(self, ids: Iterable[str]) -> Cohort:

@@ -133,13 +133,18 @@ def _facts(case: Case, image: Volume, label: Volume | None, ignore: int | None) 
         foreground=foreground,
         voxels=voxels,
         sha256=file_hash(case.images),
-        label_sha256=file_hash([case.label]) if case.label is not None else None,
+        label_sha256=file_hash([case.label]) if case.label is not None else _said(case.target),
         content=_content(image),
-        label_content=_content(label) if label is not None else None,
+        label_content=_content(label) if label is not None else _said(case.target),
         thumbnail=tuple(thumbnail(channel, image.affine) for channel in image.array),
         orientation="".join(nib.aff2axcodes(image.affine)) if image.dims == 3 else "",
         stored=str(image.meta.get("stored", "")),
     )
+
+
+def _said(target: object) -> str | None:
+    """Hash of a label that is no map; None without label."""
+    return None if target is None else hashlib.sha256(repr(target).encode()).hexdigest()
 
 
 def _count(labels: np.ndarray) -> dict[int, int]:

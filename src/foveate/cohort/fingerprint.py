@@ -6,6 +6,7 @@ import numpy as np
 
 from foveate.cohort.check import CheckReport, class_volumes
 from foveate.cohort.facts import CaseFacts, canonical
+from foveate.cohort.targets import of_maps
 from foveate.config import Strict
 from foveate.errors import refuse
 
@@ -82,7 +83,7 @@ def fingerprint(report: CheckReport) -> Fingerprint:
         channels=tuple(_channel(name, number, facts) for number, name in enumerate(cohort.channels)),
         classes=tuple(
             ClassFingerprint(name=name, cases=found["cases"], volume=tuple(found["volume"]))
-            for name, value in cohort.classes.items()
+            for name, value in of_maps(cohort).items()
             for found in [class_volumes(facts, value)]
         ),
     )

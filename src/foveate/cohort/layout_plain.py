@@ -28,7 +28,7 @@ def find_plain(root: Path, data: dict[str, Any] | None) -> Cohort:
     images = list_images(root / "images", root, problems)
     folder = root / "labels"
     labels = list_images(folder, root, problems) if folder.is_dir() else []
-    if _numbered(images, labels):
+    if numbered(images, labels):
         groups = group_channels(images, problems)
     else:
         groups = {case_stem(image): {0: image} for image in images}
@@ -49,7 +49,7 @@ def find_plain(root: Path, data: dict[str, Any] | None) -> Cohort:
     return Cohort(root, "plain", 2 if pictures else 3, cases, names, classes, ignore, tuple(problems), tree)
 
 
-def _numbered(images: list[Path], labels: list[Path]) -> bool:
+def numbered(images: list[Path], labels: list[Path]) -> bool:
     """Whether the four digits at the end of the names count channels, not cases."""
     matches = [CHANNEL.fullmatch(case_stem(image)) for image in images]
     groups: dict[str, set[int]] = {}

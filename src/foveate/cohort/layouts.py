@@ -2,46 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from foveate.cohort.cohort import Case, Cohort
+from foveate.cohort.layout_classes import class_folders, find_classes
 from foveate.cohort.layout_msd import find_msd
 from foveate.cohort.layout_nnunet import find_nnunet
 from foveate.cohort.layout_plain import find_plain
+from foveate.cohort.layout_table import TABLE, find_table, tasks_of_table
 from foveate.cohort.listing import read_json
 from foveate.errors import InputError, Problem, refuse
 from foveate.text import closest
 
-LAYOUTS = {"nnU-Net": find_nnunet, "MSD": find_msd, "plain": find_plain}
+
+@dataclass(frozen=True)
+class Layout:
+    """How a dataset may lie on disk. find: lists it; tasks: what its labels may be of, the usual one first."""
+
+    find: Callable[[Path, dict[str, Any] | None], Cohort]
+    tasks: tuple[str, ...] = ("segmentation",)
+
+
+LAYOUTS = {
+    "nnU-Net": Layout(find_nnunet),
+    "MSD": Layout(find_msd),
+    "plain": Layout(find_plain),
+    "table": Layout(find_table, ("classification", "regression")),
+    "class folders": Layout(find_classes, ("classification",)),
+}
+MAPS = ("images", "labels", "masks", "segmentations")
 EXPECTED = (
     "one of: (1) nnU-Net raw: dataset.json, imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz; "
     "(2) Medical Segmentation Decathlon: dataset.json with a 'training' list; "
-    "(3) plain: images/CASE.nii.gz and labels/CASE.nii.gz"
+    "(3) plain: images/CASE.nii.gz and labels/CASE.nii.gz; "
+    "(4) classification: a folder for each class, CLASS/CASE.jpg, and unlabelled/; "
+    "(5) classification or regression: images/CASE.png and labels.csv with case,label or case,value"
 )
 
 
-def find_cohort(root: Path | str) -> Cohort:
+def find_cohort(root: Path | str, task: str | None = None) -> Cohort:
     """The cases under ``root``, with everything that the listing alone can see in ``cohort.problems``.
 
-    Raises InputError when the folder is none of the three layouts or its dataset.json cannot be read.
+    task: what is to be predicted; what the layout says, if None.
+    Raises InputError when the folder is none of the layouts, when its layout says nothing for the task, or when its
+    dataset.json cannot be read.
     """
     root = Path(root)
+    name, data = recognise(root, task)
+    return LAYOUTS[name].find(root, data)
+
+
+def task_of(root: Path | str, task: str | None = None) -> str:
+    """What is to be predicted from the dataset in ``root``. Raises InputError as ``find_cohort`` does."""
+    root = Path(root)
+    name, _ = recognise(root, task)
+    return tasks_of_table(root)[0] if name == "table" else task or LAYOUTS[name].tasks[0]
+
+
+def recognise(root: Path, task: str | None = None) -> tuple[str, dict[str, Any] | None]:
+    """Name of the layout, and what dataset.json says. Raises InputError as ``find_cohort`` does."""
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
         raise refuse(root, "dataset", found, "a dataset folder", "Check the path.")
+    known = sorted({name for layout in LAYOUTS.values() for name in layout.tasks})
+    if task is not None and task not in known:
+        raise refuse("configuration", "task", task, f"one of {', '.join(known)}", closest(task, known))
     path = root / "dataset.json"
     data = read_json(path) if path.is_file() else None
-    return LAYOUTS[_recognise(root, data)](root, data)
+    name = _recognise(root, data, task)
+    tasks = tasks_of_table(root) if name == "table" else LAYOUTS[name].tasks
+    if task is not None and task not in tasks:
+        fix = f"Leave --task out to train for {tasks[0]}, or arrange the files as docs/data.md says for {task}."
+        raise refuse(root, "task", f"{task}, and the {name} layout", f"a dataset for {task}", fix)
+    return name, data
 
 
-def _recognise(root: Path, data: dict[str, object] | None) -> str:
+def _recognise(root: Path, data: dict[str, object] | None, task: str | None) -> str:
     if data is not None and "training" in data and "channel_names" not in data:
         return "MSD"
     if (root / "imagesTr").is_dir():
         return "nnU-Net"
     if (root / "images").is_dir():
-        return "plain"
+        # A table beside labels/ may be anything: there it counts only where it is asked for.
+        wanted = task in LAYOUTS["table"].tasks or (task is None and not (root / "labels").is_dir())
+        return "table" if wanted and (root / TABLE).is_file() else "plain"
+    folders = class_folders(root)
+    # Such names are of images and their label maps in folders that are called otherwise than the layouts want.
+    maps = any(folder.name.casefold().endswith(MAPS) for folder in folders)
+    if folders and (task == "classification" or not maps):
+        return "class folders"
     names = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir() if not entry.name.startswith("."))
     found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "an empty folder"
     raise refuse(root, "layout", found, EXPECTED, "Arrange the files in one of these ways; labels may be missing.")
@@ -76,7 +128,7 @@ def keep_labelled(cohort: Cohort, ids: Iterable[str], source: Path | str = "labe
         if name not in cases:
             expected = f"a case of {cohort.root}"
             problems.append(Problem(str(source), "case id", repr(name), expected, closest(name, cases)))
-        elif cases[name].label is None:
+        elif not cases[name].labelled:
             fix = "Remove the line, or add the label file."
             problems.append(Problem(str(source), "case id", f"{name!r}, which has no label", "a labelled case", fix))
     if problems:

@@ -46,10 +46,10 @@ def list_images(folder: Path, root: Path, problems: list[Problem]) -> list[Path]
             images.append(path)
     if resource_forks:
         fix = "They are skipped. 'dot_clean' removes them on a Mac."
-        found = f"{len(resource_forks)} macOS resource files ({_some(resource_forks)})"
+        found = f"{len(resource_forks)} macOS resource files ({some(resource_forks)})"
         problems.append(Problem(str(folder), "files", found, "image files only", fix, "warn"))
     if others:
-        found = f"{len(others)} files of other kinds ({_some(others)})"
+        found = f"{len(others)} files of other kinds ({some(others)})"
         expected = ", ".join(IMAGE_SUFFIXES)
         problems.append(Problem(str(folder), "files", found, expected, "They are not read.", "warn"))
     problems += _name_clashes(folder, images)
@@ -85,7 +85,7 @@ def _name_clashes(folder: Path, images: list[Path]) -> list[Problem]:
     return problems
 
 
-def _some(names: Iterable[str], most: int = 3) -> str:
+def some(names: Iterable[str], most: int = 3) -> str:
     listed = list(names)
     return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
 
@@ -208,12 +208,12 @@ def read_patients(root: Path, ids: Iterable[str], problems: list[Problem]) -> di
         raise refuse(path, "file", error, "a UTF-8 CSV file", "Save it as CSV with UTF-8 encoding.") from None
     unknown = sorted(set(listed) - known)
     if unknown:
-        found = f"{len(unknown)} names that are no case ({_some(unknown)})"
+        found = f"{len(unknown)} names that are no case ({some(unknown)})"
         fix = "These lines have no effect; check the spelling."
         problems.append(Problem(str(path), "case", found, "case ids of this dataset", fix, "warn"))
     missing = sorted(known - set(listed))
     if missing:
-        found = f"no line for {len(missing)} cases ({_some(missing)})"
+        found = f"no line for {len(missing)} cases ({some(missing)})"
         fix = "Each counts as a patient of its own; add lines if patients have several scans."
         problems.append(Problem(str(path), "patient", found, "a line for every case", fix, "warn"))
     # A case without a line gets a name that no listed patient can have.

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from foveate.config import Strict
+from foveate.cohort.cohort import TaskName
+from foveate.config import RegressionLoss, Strict
 from foveate.errors import InputError, Problem, refuse
 from foveate.files import write_atomic
 
@@ -37,6 +38,10 @@ class Plan(Strict):
     classes: foreground name -> label value or the values that a region joins. ignore: value without information.
     tree: node of the label tree -> the classes and nodes that it divides into; empty without a tree.
     widths: channels per stage; strides: down-sampling per stage and axis (the first is 1).
+    task: what is predicted. whole: one patch is the whole image: a picture is resampled isotropically until it fits,
+        and padded; a volume keeps its voxel size in mm and lies in the middle.
+    exclusive: classes exclude each other. class_weights: of each class in the loss, against imbalance.
+    target_mean, target_std: of the numbers to predict, over the labelled cases. loss: of regression.
     """
 
     dims: Literal[2, 3]
@@ -51,6 +56,18 @@ class Plan(Strict):
     widths: tuple[int, ...]
     strides: tuple[tuple[int, ...], ...]
     step_seconds: float | None = None
+    task: TaskName = "segmentation"
+    whole: bool = False
+    exclusive: bool = True
+    class_weights: dict[str, float] = Field(default_factory=dict)
+    target_mean: float = 0.0
+    target_std: float = Field(default=1.0, gt=0)
+    loss: RegressionLoss = "gaussian"
+
+    @property
+    def fits(self) -> bool:
+        """Whether images are resampled until they fit the patch."""
+        return self.whole and self.dims == 2
 
     @property
     def regions(self) -> bool:

@@ -15,8 +15,12 @@ import numpy as np
 from foveate.cohort.cohort import Cohort
 from foveate.cohort.fingerprint import Fingerprint
 from foveate.cohort.plan import ChannelPlan, Plan
+from foveate.cohort.targets import statistics
 from foveate.errors import refuse
 
+WHOLE = ("classification", "regression")  # tasks of one answer for an image
+WHOLE_BATCH = {2: 16, 3: 4}  # images per step: of few, a step says little of how classes differ
+SLACK = 1.1  # share of the voxels per image that rounding to the network's strides may add up to
 SMALLEST = 5  # voxels per axis that the deepest stage keeps at least
 ANISOTROPIC = 2.0  # an axis coarser than the finest by this factor is not pooled
 
@@ -48,17 +52,17 @@ GPU = Budget(voxels=4_000_000, width=32, widest=320, scan=24_000_000, coarser=2.
 def make_plan(cohort: Cohort, fingerprint: Fingerprint, budget: Budget, mirror: str | list[int] = "auto") -> Plan:
     """The plan for ``cohort`` (its classes filled in) under a voxel budget.
 
+    One patch is the whole image where an image has one answer.
     mirror: axes that augmentation may flip; "auto" flips pictures left-right, and volumes not: organs have sides.
     """
     spacing = np.array(fingerprint.spacing)
     shape = np.array(fingerprint.shape, float)
     least = 4 if cohort.dims == 2 else 2  # samples per step
-    coarser = (shape.prod() / budget.scan) ** (1 / cohort.dims)
-    coarser = float(np.clip(coarser, 1.0, budget.coarser))
-    # Coarsen the fine axes first: the target grows towards isotropic voxels.
-    target = np.maximum(spacing, spacing.min() * coarser)
-    shape = shape * spacing / target
-    patch, strides = _patch(shape, target, budget.voxels // least)
+    whole = cohort.task in WHOLE
+    if whole:
+        target, patch, strides = _whole(cohort.dims, fingerprint, budget)
+    else:
+        target, patch, strides = _part(cohort.dims, shape, spacing, budget, least)
     batch = int(np.clip(budget.voxels // math.prod(patch), least, 16))
     widths = tuple(min(budget.width * 2**stage, budget.widest) for stage in range(len(strides)))
     return Plan(
@@ -73,7 +77,48 @@ def make_plan(cohort: Cohort, fingerprint: Fingerprint, budget: Budget, mirror: 
         mirror_axes=_mirror_axes(mirror, cohort.dims),
         widths=widths,
         strides=strides,
+        task=cohort.task,
+        whole=whole,
+        exclusive=cohort.exclusive,
+        **statistics(cohort),
     )
+
+
+Strides = tuple[tuple[int, ...], ...]
+
+
+def _part(
+    dims: int, shape: np.ndarray, spacing: np.ndarray, budget: Budget, least: int
+) -> tuple[np.ndarray, tuple[int, ...], Strides]:
+    """Voxel size, patch and strides of a network that sees parts of a scan, ``least`` of them a step."""
+    coarser = (shape.prod() / budget.scan) ** (1 / dims)
+    coarser = float(np.clip(coarser, 1.0, budget.coarser))
+    # Coarsen the fine axes first: the target grows towards isotropic voxels.
+    target = np.maximum(spacing, spacing.min() * coarser)
+    shape = shape * spacing / target
+    return target, *_patch(shape, target, budget.voxels // least)
+
+
+def _whole(dims: int, fingerprint: Fingerprint, budget: Budget) -> tuple[np.ndarray, tuple[int, ...], Strides]:
+    """Pixel size, patch and strides of a network that sees whole images, WHOLE_BATCH of them a step.
+
+    Pictures: the patch has the proportions of the median picture, and each is resampled to fit; what is said as voxel
+    size is that of the median one. Volumes: the patch holds the largest scan, at a voxel size in mm that allows it.
+    """
+    spacing = np.array(fingerprint.spacing)
+    shape = np.array(fingerprint.shape if dims == 2 else fingerprint.shape_largest, float)
+    voxels = budget.voxels // WHOLE_BATCH[dims]
+    coarser = max((shape.prod() / voxels) ** (1 / dims), 1.0)
+    while True:
+        target = np.maximum(spacing, spacing.min() * coarser)
+        size = np.maximum(shape * spacing / target, 1)
+        strides = _strides(size, target)
+        divisor = np.prod(strides, axis=0)
+        # A picture fits whatever the patch is, so that sides are rounded to the nearest; a volume must have room.
+        patch = (np.rint(size / divisor) if dims == 2 else np.ceil(size / divisor - 0.02)).clip(1) * divisor
+        if patch.prod() <= voxels * SLACK or size.max() <= 2:
+            return target, tuple(int(n) for n in patch), strides
+        coarser *= 1.05
 
 
 def _patch(shape: np.ndarray, spacing: np.ndarray, voxels: int) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:

@@ -45,7 +45,8 @@ def _overview(table: dict[str, Any]) -> RenderableType:
     if table["patients"] != table["cases"]:
         parts.append(f"{table['patients']:,} patients")
     kind = "3-D volumes" if table["dims"] == 3 else "2-D pictures"
-    lines = [Text(", ".join(parts)), Text(f"{table['layout']} layout, {kind}", style="dim")]
+    task = "" if table["task"] == "segmentation" else f", {table['task']}"
+    lines = [Text(", ".join(parts)), Text(f"{table['layout']} layout, {kind}{task}", style="dim")]
     if table["channels"]:
         lines.append(Text("channels: " + ", ".join(table["channels"]), style="dim"))
     if table["tree"]:
@@ -74,6 +75,10 @@ def _ranges(table: dict[str, Any]) -> Table:
     classes = {
         f"{name}, in {found['cases']} of {found['of']}": found["volume"] for name, found in table["volumes"].items()
     }
+    if table["classes"]:
+        _counts(grid, table)
+    if table["values"]:
+        _rows(grid, "Value", [("of labelled cases", table["values"])])
     if classes:
         _rows(grid, f"Label volume in {table['volume_unit']}", classes.items())
     return grid
@@ -86,6 +91,15 @@ def _rows(grid: Table, title: str, lines: Any) -> None:
     for name, values in lines:
         cells = [_number(value) for value in values] or ["-", "-", "-"]
         grid.add_row(Text(f"  {name}", overflow="fold"), *cells)
+
+
+def _counts(grid: Table, table: dict[str, Any]) -> None:
+    """Labelled cases of each class, and their share, in the columns of the table."""
+    grid.add_row("")
+    grid.add_row(Text("Labelled cases of each class", style="bold"), Text("cases", style="dim"))
+    for name, count in table["classes"].items():
+        share = f"{count / table['labelled']:.0%}" if table["labelled"] else ""
+        grid.add_row(Text(f"  {name}", overflow="fold"), f"{count:,}", share)
 
 
 def _number(value: float) -> str:

@@ -11,6 +11,7 @@ from foveate.errors import refuse
 
 FEWEST = 20  # labelled cases from which "auto" holds some back
 SHARE = 10  # one patient in ten is held back then
+JOINED = ";"  # of several classes of one case
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def hold_back_images(split: Split, cohort: Cohort, seed: int) -> Split:
 def split_cases(cohort: Cohort, seed: int, validation: Literal["auto"] | int = "auto") -> Split:
     """Hold back the labelled cases of ``validation`` patients; the same ones for the same seed.
 
+    Where pictures have classes, patients of each are held back in proportion, and one at least is left to teach.
+
     "auto" holds back a tenth of the patients from twenty labelled cases on. With fewer, every label is worth more in
     training: nothing chooses by validation here, so it would only be a number to look at, and a rough one.
 
@@ -85,7 +88,7 @@ def split_cases(cohort: Cohort, seed: int, validation: Literal["auto"] | int = "
             f"0 to {len(patients) - 1}, as there are {len(patients)} patients with labels",
             "Some patients must be left to teach.",
         )
-    chosen = set(random.Random(f"split {seed}").sample(patients, count))
+    chosen = _draw(cohort, patients, count, random.Random(f"split {seed}"))
     if kept_out := sum(case.patient in chosen for case in unlabelled):
         notes.append(f"{kept_out} unlabelled cases are left out: their patients are held back for validation.")
     return Split(
@@ -94,3 +97,24 @@ def split_cases(cohort: Cohort, seed: int, validation: Literal["auto"] | int = "
         unlabelled=tuple(case.id for case in unlabelled if case.patient not in chosen),
         notes=tuple(notes),
     )
+
+
+def _draw(cohort: Cohort, patients: list[str], count: int, source: random.Random) -> set[str]:
+    """``count`` of ``patients``, stratified by the class of their first labelled case where cases have classes."""
+    if cohort.task != "classification":
+        return set(source.sample(patients, count))
+    of_class: dict[str, list[str]] = {}
+    first = {case.patient: case.target for case in sorted(cohort.labelled, key=lambda case: case.id, reverse=True)}
+    for patient in patients:
+        of_class.setdefault(JOINED.join(first[patient]), []).append(patient)
+    queues = [source.sample(members, len(members)) for _, members in sorted(of_class.items())]
+    chosen: list[str] = []
+    # Whoever has given the smallest share so far, of what it has beyond the one that it keeps, gives next.
+    given = [0] * len(queues)
+    while len(chosen) < count:
+        spare = [i for i in range(len(queues)) if given[i] < len(queues[i]) - 1]
+        spare = spare or [i for i in range(len(queues)) if given[i] < len(queues[i])]
+        next_ = min(spare, key=lambda i: ((given[i] + 1) / len(queues[i]), i))
+        chosen.append(queues[next_][given[next_]])
+        given[next_] += 1
+    return set(chosen)

@@ -65,7 +65,7 @@ def measure_step(fabric: Fabric, plan: Plan, config: NetworkConfig) -> float:
     with torch.random.fork_rng(devices=[]):
         network = build_network(config, plan, task.channels).to(fabric.device)
         images = torch.randn(plan.batch, len(plan.channels), *plan.patch, device=fabric.device)
-    target = task.encode(torch.zeros(plan.batch, *plan.patch, dtype=torch.uint8, device=fabric.device))
+    target = task.encode(task.example(plan.batch, plan).to(fabric.device))
     on_cpu, threads = fabric.device.type == "cpu", torch.get_num_threads()
     clock = time.process_time if on_cpu else time.monotonic
     times = []

@@ -9,13 +9,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from foveate.batches.cache import PreparedCase, PreparedCohort, write_array
 from foveate.batches.prepare import sample_voxels
 from foveate.batches.sampler import Sampler
 from foveate.engine.schedule import Schedule
 from foveate.methods import Method
-from foveate.predict.predictor import Predictor
+from foveate.predict.predictor import AnyPredictor
 from foveate.predict.views import View, draw_views
+from foveate.predict.whole import WholePredictor
 
 VIEWS = 4  # of each scan, beside the scan as it is
 SHARE = 0.06  # of a bound in seconds, that one round may take: scans that it does not reach keep what they had
@@ -32,7 +35,7 @@ class Labelling:
     def __init__(
         self,
         folder: Path,
-        predictor: Predictor,
+        predictor: AnyPredictor,
         prepared: PreparedCohort,
         sampler: Sampler,
         method: Method,
@@ -90,6 +93,10 @@ class Labelling:
         assert case.label_path is not None
         assert case.voxels_path is not None
         case.label_path.parent.mkdir(parents=True, exist_ok=True)
-        labels = self.predictor.predict_prepared(case.image, views, self.method.sureness)
-        write_array(case.voxels_path, sample_voxels(labels))
+        if isinstance(self.predictor, WholePredictor):
+            logits = torch.from_numpy(self.predictor.logits([case.image], views=views))
+            labels = self.predictor.task.decode(logits, self.method.sureness).numpy()[0]
+        else:
+            labels = self.predictor.predict_prepared(case.image, views, self.method.sureness)
+            write_array(case.voxels_path, sample_voxels(labels))
         write_array(case.label_path, labels)  # last: it is what makes the case labelled

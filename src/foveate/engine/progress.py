@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -27,6 +28,7 @@ class TrainingProgress:
         self.interval = interval
         self._bar: Progress | None = None
         self._dice: float | None = None
+        self._scores: Mapping[str, float] = {}
         self._marks: deque[tuple[float, int]] = deque()
         self._last_line = float("-inf")
         self._last_text = ""
@@ -57,12 +59,13 @@ class TrainingProgress:
         lr: float,
         dice: float | None = None,
         gap: float | None = None,
+        scores: Mapping[str, float] | None = None,
         seconds_left: float | None = None,
         total: int | None = None,
     ) -> None:
         """Show the state after ``step``; a validation Dice stays in sight until the next one.
 
-        gap: of the free energy, where a deep belief network is trained.
+        gap: of the free energy, where a deep belief network is trained. scores: of a task without Dice, by name.
         seconds_left: what the caller knows, as under a bound in minutes; None lets the measured speed tell.
         """
         if self.quiet:
@@ -72,6 +75,8 @@ class TrainingProgress:
         left = self._measured(step) if seconds_left is None else seconds_left
         parts = [f"loss {loss:.4f}", f"lr {lr:.2e}"]
         parts += [f"Dice {self._dice:.3f}"] if self._dice is not None else []
+        self._scores = scores or self._scores
+        parts += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in self._scores.items()]
         parts += [f"free-energy gap {gap:+.4f}"] if gap is not None else []
         parts += [f"{duration(left)} left"] if left is not None else []
         text = "  ".join(parts)

@@ -57,6 +57,7 @@ class Recorder:
         self.validations = 0
         self.dice: float | None = None
         self.gap: float | None = None  # of the free energy
+        self.scores: dict[str, float] = {}  # of a task that has no Dice
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
 
@@ -73,6 +74,7 @@ class Recorder:
             lr=self.learning_rate,
             dice=self.dice,
             gap=self.gap,
+            scores=self.scores,
             seconds_left=schedule.seconds_left,
         )
         if self.validate and schedule.progress * VALIDATIONS >= self.validations + 1:
@@ -147,6 +149,7 @@ class Recorder:
         assert self.validate is not None
         self.validations, found = count, self.validate()
         self.dice, self.gap = found.get("dice"), found.get("free_energy_gap")
+        self.scores = {} if self.dice is not None or self.gap is not None else found
         self.folder.log({"step": self.schedule.step, "seconds": round(self.schedule.elapsed, 2), **found})
 
     def state(self) -> dict[str, Any]:
@@ -160,6 +163,7 @@ class Recorder:
                 "validations": self.validations,
                 "dice": self.dice,
                 "gap": self.gap,
+                "scores": self.scores,
                 "sums": self.sums,
                 "counts": self.counts,
             },

@@ -20,6 +20,7 @@ from foveate.batches.prepare import prepare_cohort
 from foveate.batches.sampler import Sampler
 from foveate.cohort.check import CheckReport, check
 from foveate.cohort.fingerprint import fingerprint
+from foveate.cohort.layouts import task_of
 from foveate.cohort.plan import Plan
 from foveate.cohort.planning import make_plan
 from foveate.cohort.split import hold_back_images, split_cases
@@ -33,13 +34,13 @@ from foveate.engine.recorder import Recorder
 from foveate.engine.run import RunFolder
 from foveate.engine.schedule import Schedule
 from foveate.engine.signals import StopSignals, stop_signals
-from foveate.engine.validation import FreeEnergyGap, Validation
+from foveate.engine.validation import FreeEnergyGap, WholeValidation, validation
 from foveate.engine.warm_start import plan_like, read_start, record_of, refuse_unlike, start_from
 from foveate.errors import refuse
 from foveate.methods import METHODS, PRETRAINING, DeepBelief, Method
-from foveate.networks import build_network, network_class
+from foveate.networks import build_network, network_class, settle_network
 from foveate.predict.model_file import DESCRIPTION, SavedModel, save_model
-from foveate.predict.predictor import Predictor
+from foveate.predict.predictor import build_predictor
 from foveate.report.run import write_run_report
 from foveate.tasks import build_task
 from foveate.text import closest
@@ -55,6 +56,7 @@ def train(
     labelled: str | Path | None = None,
     minutes: float | None = None,
     steps: int | None = None,
+    task: str | None = None,
     method: str | None = None,
     network: str | None = None,
     init: str | Path | None = None,
@@ -68,11 +70,11 @@ def train(
 ) -> Path:
     """Train a model on the scans of ``data`` and leave it, with its records, in the folder ``run``.
 
-    data: dataset folder (nnU-Net raw, MSD, or images/ + labels/). labelled: file with one case id a line; only these
-    cases' labels are opened. minutes, steps: bound on the whole command, or on the training steps; 60 minutes if
-    neither is given. init: run or model folder whose weights training starts from. pretrain: ``dbn`` or
-    ``masked_autoencoder``, which takes a share of the bound first. The other names are those of the command line;
-    ``set`` takes "key=value" strings.
+    data: dataset folder (nnU-Net raw, MSD, images/ + labels/, class folders, or images/ + labels.csv). labelled: file
+    with one case id a line; only these cases' labels are opened. minutes, steps: bound on the whole command, or on the
+    training steps; 60 minutes if neither is given. task: what is predicted, where the layout leaves it open. init: run
+    or model folder whose weights training starts from. pretrain: ``dbn`` or ``masked_autoencoder``, which takes a share
+    of the bound first. The other names are those of the command line; ``set`` takes "key=value" strings.
 
     Returns the run folder. Raises InputError when data, configuration or run folder are not usable, Stopped after
     SIGTERM or SIGINT (with a checkpoint saved), FoveateError for a full disk, too little memory or a loss that is
@@ -90,6 +92,7 @@ def train(
             base=folder.config() if folder.resumed else None,
             minutes=minutes,
             steps=steps,
+            task=task,
             method=method,
             network=network,
             init=str(init) if init is not None else None,
@@ -99,6 +102,7 @@ def train(
         )
         if settings.minutes is None and settings.steps is None:
             settings.minutes = DEFAULT_MINUTES
+        settings = settle_task(settings, data)
         kind = method_class(settings)
         first = pretraining(settings, folder.path / "prepared") if settings.pretrain.name else None
         model = read_start(settings.init) if settings.init and not folder.resumed else None
@@ -110,6 +114,7 @@ def train(
             needs_labels=kind.learns_labels,
             keep_outliers=keep,
             takes_missing=takes_missing,
+            task=settings.task,
         )
         report.raise_if_refused()
         fabric = launch(settings)
@@ -168,13 +173,13 @@ def fit(
     prepared = prepare_cohort(cohort, plan, cache, workers(), prepared_one)
     takes_missing = network_class(settings.network).takes_missing
     sampler = Sampler(prepared, plan, settings.augment, split, settings.seed, fabric.device, takes_missing)
-    predictor = Predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
+    predictor = build_predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
     validate: Callable[[], dict[str, float]] | None = None
     if split.validation and isinstance(learner, DeepBelief):
         teaching = split.unlabelled
         validate = FreeEnergyGap(learner, schedule, prepared, teaching, split.validation, fabric.device)
     elif split.validation:
-        validate = Validation(predictor, prepared, split.validation)
+        validate = validation(predictor, prepared, split.validation)
     labelling = Labelling(folder.path / "pseudo", predictor, prepared, sampler, learner, schedule)
     recorder = Recorder(folder, schedule, learner, progress, stop, settings, labelling, validate)
     if checkpoint := folder.restore():
@@ -198,7 +203,9 @@ def fit(
             raise explain_out_of_memory(fabric, plan, settings.network) from error
         raise
     recorder.finish()
-    task = {"name": "segmentation" if kind.learns_labels else "reconstruction"}
+    if isinstance(validate, WholeValidation):
+        learner.task.fit(validate.logits(), validate.labels)
+    task = learner.task.description() if kind.learns_labels else {"name": "reconstruction"}
     save_model(folder.path / "model", settings.network, task, plan, learner.model())
     write_run_report(folder.path, plan, predictor if kind.learns_labels else None, prepared, split)
 
@@ -266,6 +273,25 @@ def method_class(settings: Config) -> type[Method]:
     return METHODS[name]
 
 
+def settle_task(settings: Config, data: str | Path) -> Config:
+    """The settings with the task that the dataset says, and the task's network where none was asked for.
+
+    Raises InputError when the layout, the method or the network does not fit the task.
+    """
+    task, kind = task_of(data, settings.task), method_class(settings)
+    network = settle_network(settings.network, task)
+    for asked in [
+        kind,
+        *([METHODS[PRETRAINING[settings.pretrain.name]]] if settings.pretrain.name in PRETRAINING else []),
+    ]:
+        if task not in asked.tasks:
+            able = [name for name, method in METHODS.items() if task in method.tasks]
+            found = f"{next(name for name, method in METHODS.items() if method is asked)}, which {asked.reason}"
+            fix = "Choose one of these, or leave it out."
+            raise refuse("configuration", "method.name", found, f"a method for {task}: {', '.join(able)}", fix)
+    return settings.model_copy(update={"task": task, "network": network})
+
+
 def refuse_method_without_unlabelled(settings: Config, report: CheckReport) -> None:
     """Raise InputError for a method that was asked for and has nothing to work on; the default does without."""
     if settings.method.name == MethodConfig().name:
@@ -310,12 +336,11 @@ def settle_plan(
 
 def new_plan(fabric: Fabric, report: CheckReport, settings: Config, start: SavedModel | None) -> Plan:
     """A plan for the cohort: like that of ``start`` where the images are of one kind, else one that fits the device."""
-    facts = fingerprint(report)
+    facts, plan = fingerprint(report), None
     if start:
         plan = plan_like(make_plan(report.cohort, facts, budget(fabric), settings.augment.mirror), start.plan)
-        if plan:
-            return plan
-    return fit_plan(fabric, report.cohort, facts, settings)
+    plan = plan or fit_plan(fabric, report.cohort, facts, settings)
+    return plan.model_copy(update={"loss": settings.regression_loss})
 
 
 def assemble(fabric: Fabric, plan: Plan, settings: Config, kind: type[Method]) -> Method:

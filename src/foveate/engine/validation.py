@@ -10,7 +10,8 @@ import torch
 from foveate.batches.prepare import PreparedCohort
 from foveate.engine.schedule import Schedule
 from foveate.methods import DeepBelief
-from foveate.predict.predictor import Predictor
+from foveate.predict.predictor import AnyPredictor, Predictor
+from foveate.predict.whole import WholePredictor
 
 
 class Validation:
@@ -27,6 +28,24 @@ class Validation:
             predicted = self.predictor.predict_prepared(case.image)
             scores.append(self.predictor.task.mean_dice(predicted, np.array(case.label)))
         return {"dice": float(np.nanmean(scores))}
+
+
+class WholeValidation:
+    """What the task scores of a predictor's answers for held-back cases."""
+
+    def __init__(self, predictor: WholePredictor, prepared: PreparedCohort, cases: Iterable[str]) -> None:
+        self.predictor = predictor
+        self.cases = [prepared[name] for name in cases]
+        self.labels = np.stack([case.target for case in self.cases if case.target is not None])  # [N, K]
+
+    def logits(self) -> np.ndarray:
+        """``[N, K]``, in batches, so that no more than one is in memory."""
+        step = self.predictor.batch
+        parts = (self.cases[start : start + step] for start in range(0, len(self.cases), step))
+        return np.concatenate([self.predictor.logits([case.image for case in part]) for part in parts])
+
+    def __call__(self) -> dict[str, float]:
+        return self.predictor.task.score(self.logits(), self.labels)
 
 
 class FreeEnergyGap:
@@ -71,3 +90,10 @@ class FreeEnergyGap:
         starts = [max((n - p) // 2, 0) for n, p in zip(image.shape[1:], patch, strict=True)]
         cut = tuple(slice(start, start + p) for start, p in zip(starts, patch, strict=True))
         return torch.from_numpy(np.array(image[(slice(None), *cut)], np.float32))[None].to(self.device)
+
+
+def validation(predictor: AnyPredictor, prepared: PreparedCohort, cases: Sequence[str]) -> Validation | WholeValidation:
+    """What measures held-back cases by the predictor's own task."""
+    if isinstance(predictor, WholePredictor):
+        return WholeValidation(predictor, prepared, cases)
+    return Validation(predictor, prepared, cases)

@@ -66,7 +66,10 @@ def explain(
     something; and at the end, when the other scans are done, with each scan that could not be read.
     """
     folder = Path(out)
-    predictor = run if isinstance(run, Predictor) else load(run, device=device)
+    predictor = load(run, device=device) if isinstance(run, str | Path) else run
+    if not isinstance(predictor, Predictor):
+        fix = "Use foveate predict, which writes predictions.csv."
+        raise refuse(run, "task", predictor.plan.task, "a model that segments", fix)
     explainer = Explainer(predictor.network, predictor.task, predictor.answer, layers)
     cases = find_images(Path(input), len(predictor.plan.channels))
     _check_output(folder, cases)

@@ -28,6 +28,8 @@ ADVERSARIAL = 0.1  # weight of pleasing the critic
 class Adversarial(Method):
     """Two players: the network, then the critic, which sees the answers of the network as it is after its step."""
 
+    reason: ClassVar[str] = "has a critic that looks at label maps"
+
     strong_views: ClassVar[int] = 1
 
     def __init__(

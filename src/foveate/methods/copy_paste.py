@@ -9,6 +9,8 @@ probabilities are the pseudo-label, without cleaning by largest component, which
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,8 @@ SIDE = 2 / 3  # side of the pasted box as a share of the patch, as published
 
 
 class CopyPaste(Method):
+    reason: ClassVar[str] = "pastes a part of one scan into another, where the answer for the whole does not follow"
+
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         target = self.task.encode(batch.labels)
         pairs = min(len(batch.images), len(batch.weak))

@@ -8,6 +8,8 @@ network of the configuration, whichever of the two that is.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from foveate.methods.cross_pseudo import CrossPseudo
@@ -17,6 +19,9 @@ from foveate.networks import WindowUNet
 
 class CrossTeaching(CrossPseudo):
     """As cross pseudo supervision, between two kinds of network: what one gets wrong the other need not."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
+    reason: ClassVar[str] = "pairs a U-Net with a window transformer, both for segmentation"
 
     def other(self, build: Builder) -> nn.Module:
         """The second network: a transformer beside a convolutional network, and the reverse."""

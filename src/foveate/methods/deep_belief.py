@@ -34,6 +34,8 @@ class DeepBelief(Method):
     and ``confidence`` mean nothing here: there is one loss, from the start.
     """
 
+    reason: ClassVar[str] = "trains the encoder of a U-Net for segmentation"
+
     learns_labels: ClassVar[bool] = False
     watches_images: ClassVar[bool] = True
 

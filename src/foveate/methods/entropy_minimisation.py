@@ -9,14 +9,19 @@ nothing. ``confidence`` has no say: there is no pseudo-label.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from foveate.batches.sampler import Batch
-from foveate.methods.method import Method, divide, weighted
+from foveate.methods.method import OF_CLASSES, Method, divide, weighted
 
 
 class EntropyMinimisation(Method):
+    tasks: ClassVar[tuple[str, ...]] = OF_CLASSES
+    reason: ClassVar[str] = "lowers the entropy of classes, and a number has none"
+
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         outputs = self.network(torch.cat([batch.images, batch.weak]))
         known, guessed = divide(outputs, len(batch.images))

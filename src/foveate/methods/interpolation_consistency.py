@@ -10,15 +10,19 @@ the first labelled one, for which the teacher's answer counts as well: the loss 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from foveate.batches.sampler import Batch
-from foveate.methods.method import Method, divide, weighted
+from foveate.methods.method import ANY_TASK, Method, divide, weighted
 from foveate.tasks import Target
 
 
 class InterpolationConsistency(Method):
+    tasks: ClassVar[tuple[str, ...]] = ANY_TASK
+
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         count = len(batch.weak)
         images = batch.weak if count > 1 else torch.cat([batch.weak, batch.images[:1]])

@@ -34,6 +34,8 @@ class MaskedAutoencoder(Method):
     ``start``, ``ramp``, ``unlabelled_weight`` and ``confidence`` mean nothing here: there is one loss, from the start.
     """
 
+    reason: ClassVar[str] = "restores images by the decoder of a U-Net"
+
     learns_labels: ClassVar[bool] = False
 
     def __init__(

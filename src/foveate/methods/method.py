@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
-from foveate.tasks import Segmentation
+from foveate.tasks import Task
 
 Turn = tuple[str, dict[str, Tensor]]
 Builder = Callable[..., nn.Module]
+# What a method may say that it serves: where an answer is all that it asks of a task; where it must be a probability.
+ANY_TASK = ("segmentation", "classification", "regression")
+OF_CLASSES = ("segmentation", "classification")
 
 
 class Method(nn.Module):
@@ -29,6 +32,7 @@ class Method(nn.Module):
     confidence: a pseudo-label teaches where it is surer than this, unless the configuration says otherwise (sureness).
     build: makes another network for the same task and plan, with other random weights; ``build("name")`` one of
         another architecture. For the methods that train more than one.
+    tasks: names of TASKS that it serves; reason: why it does not serve the others.
     average: exponential moving average (EMA) of the network's weights and buffers. It is the teacher of the methods
         that have one, and the model that is saved.
     """
@@ -39,10 +43,12 @@ class Method(nn.Module):
     learns_labels: ClassVar[bool] = True
     watches_images: ClassVar[bool] = False
     confidence: ClassVar[float] = 0.0
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
+    reason: ClassVar[str] = "compares answers voxel by voxel"
     start: float = 0.2
 
     def __init__(
-        self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None
+        self, network: nn.Module, task: Task, config: MethodConfig, decay: float, build: Builder | None = None
     ) -> None:
         super().__init__()
         self.network, self.task, self.config, self.decay = network, task, config, decay

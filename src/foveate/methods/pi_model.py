@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from foveate.batches.sampler import Batch
-from foveate.methods.method import Method, divide, weighted
+from foveate.methods.method import ANY_TASK, Method, divide, weighted
 
 
 class PiModel(Method):
     strong_views: ClassVar[int] = 2
+    tasks: ClassVar[tuple[str, ...]] = ANY_TASK
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         outputs = self.network(torch.cat([batch.images, *batch.strong]))  # [L + 2 U, K, *S] per resolution

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from foveate.batches.sampler import Batch
-from foveate.methods.method import Method
+from foveate.methods.method import ANY_TASK, Method
 
 
 class SelfTraining(Method):
     strong_views: ClassVar[int] = 1
     labellings: ClassVar[int] = 2
+    tasks: ClassVar[tuple[str, ...]] = ANY_TASK
     start = 0.3  # a teacher that has seen less makes labels that are not worth learning
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from foveate.methods.method import Method
+from foveate.methods.method import ANY_TASK, Method
 
 
 class Supervised(Method):
     """Minimises the task's loss on labelled images; the model is the EMA of the weights, as in every method."""
 
     uses_unlabelled: ClassVar[bool] = False
+    tasks: ClassVar[tuple[str, ...]] = ANY_TASK

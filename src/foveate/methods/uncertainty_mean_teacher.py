@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from foveate.batches.sampler import Batch
-from foveate.methods.method import Method, divide, randomness, weighted
+from foveate.methods.method import OF_CLASSES, Method, divide, randomness, weighted
 from foveate.methods.perturb import channel_dropout, clipped_noise
 from foveate.tasks import Target
 
@@ -30,6 +30,8 @@ LOWEST = 0.75  # threshold on the normalised entropy where the ramp starts
 
 class UncertaintyMeanTeacher(Method):
     strong_views: ClassVar[int] = 1
+    tasks: ClassVar[tuple[str, ...]] = OF_CLASSES
+    reason: ClassVar[str] = "asks for the entropy of classes, and a number has none"
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         pseudo = self.teach(batch, LOWEST + (1 - LOWEST) * weight / self.config.unlabelled_weight)

@@ -133,6 +133,7 @@ class Decoder(nn.Module):
 class UNet(nn.Module):
     stage: ClassVar[type[nn.Module]] = Residual
     takes_missing: ClassVar[bool] = False
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
 
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
         super().__init__()

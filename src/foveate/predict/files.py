@@ -11,7 +11,9 @@ from foveate.cohort.cohort import Case
 from foveate.cohort.layout_nnunet import missing_channels
 from foveate.errors import FoveateError, InputError, Problem, refuse
 from foveate.io import case_stem, image_suffix, write_label
-from foveate.predict.predictor import Predictor, load
+from foveate.predict.predictor import AnyPredictor, load
+from foveate.predict.table import find_tree, predict_table
+from foveate.predict.whole import WholePredictor
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 # Where the images of a dataset folder lie, the new scans before those of the training set.
@@ -19,7 +21,7 @@ IMAGE_FOLDERS = ("imagesTs", "images", "imagesTr")
 
 
 def predict_files(
-    run: str | Path | Predictor,
+    run: str | Path | AnyPredictor,
     input: str | Path,
     out: str | Path,
     *,
@@ -29,6 +31,8 @@ def predict_files(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Label a scan or a folder of scans; returns the files written, in order of the cases.
+
+    A model that answers for whole images writes one table, predictions.csv, also of folders in the folder.
 
     run: run or model folder, or a Predictor. input: an image, a folder of images (``_0000`` suffixes name
     channels; one of which there is no file is missing, if the network takes that), or a dataset folder with imagesTs/,
@@ -40,7 +44,12 @@ def predict_files(
     the end, when the other cases are done, with each case that could not be read.
     """
     source, target = Path(input), Path(out)
-    predictor = run if isinstance(run, Predictor) else load(run, device=device)
+    predictor = load(run, device=device) if isinstance(run, str | Path) else run
+    if isinstance(predictor, WholePredictor):
+        cases = find_whole(source, len(predictor.plan.channels))
+        if not predictor.takes_missing:
+            _check_complete(cases, predictor)
+        return [predict_table(predictor, cases, target, mirror=mirror, views=views, progress=progress)]
     cases = find_images(source, len(predictor.plan.channels))
     if not predictor.takes_missing:
         _check_complete(cases, predictor)
@@ -86,6 +95,15 @@ def find_images(source: Path, channels: int) -> list[Case]:
     return _group(files, channels)
 
 
+def find_whole(source: Path, channels: int) -> list[Case]:
+    """The cases at ``source`` for a model that answers for whole images: as for others where the images lie together,
+    else those of all folders in it. Raises InputError when there are none."""
+    together = [source, *(source / name for name in IMAGE_FOLDERS)]
+    if not source.is_dir() or any(folder.is_dir() and _images(folder) for folder in together):
+        return find_images(source, channels)
+    return find_tree(source) or find_images(source, channels)
+
+
 def _images(folder: Path) -> list[Path]:
     """Image files of a folder; macOS leaves ``._*`` files that are none."""
     return sorted(f for f in folder.iterdir() if image_suffix(f) and not f.name.startswith(".") and f.is_file())
@@ -125,7 +143,7 @@ def _group(files: Sequence[Path], channels: int) -> list[Case]:
     return [Case(n, tuple(p[i] for i in sorted(p)), None, n, missing[n]) for n, p in sorted(grouped.items())]
 
 
-def _check_complete(cases: Sequence[Case], predictor: Predictor) -> None:
+def _check_complete(cases: Sequence[Case], predictor: AnyPredictor) -> None:
     """Refuse, before any work, cases without a file of a modality, for a network that needs all of them."""
     problems = []
     for case in cases:

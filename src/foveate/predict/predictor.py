@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,19 +17,17 @@ from torch import Tensor, nn
 from foveate.batches.grid import Grid
 from foveate.batches.prepare import prepare_volume
 from foveate.cohort.plan import Plan
-from foveate.errors import FoveateError, InputError, refuse
-from foveate.io import read_image
+from foveate.errors import FoveateError, refuse
 from foveate.io.volume import Volume
 from foveate.layers import present
 from foveate.networks import build_network
-from foveate.predict.device import bfloat16_pays, pick_device
-from foveate.predict.model_file import DESCRIPTION, WEIGHTS, find_model, load_model
+from foveate.predict.answering import Answering, Precision
+from foveate.predict.model_file import DESCRIPTION, RESTORE, WEIGHTS, find_model, load_model
 from foveate.predict.resample import Restorer, way_back
 from foveate.predict.sliding import Forward, Scan, Windows, divide, place_windows, roll
 from foveate.predict.views import View, draw_views
-from foveate.tasks import TASKS, Segmentation, build_task
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from foveate.predict.whole import WholePredictor
+from foveate.tasks import TASKS, Segmentation, Task, build_task
 
 # Bytes that the activations of one call of the network may take. Fixed, not measured: whether a volume is seen whole
 # changes its labels a little, and that must not depend on what else the machine is doing.
@@ -46,30 +44,9 @@ class Averaging:
     views: Sequence[View] = ()
 
 
-class Predictor:
-    """Network, task and plan, ready to label scans on ``device``.
-
-    network: in evaluation ``[B, C, *S] -> logits [B, K, *S]`` for S divisible by the product of the strides.
-    precision: ``auto`` takes bfloat16 where the processor has units for it. batch: windows per call of the network,
-    as many as the plan's batch by default; fewer where they would take too much memory.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        task: Segmentation,
-        plan: Plan,
-        *,
-        device: str | torch.device = "cpu",
-        precision: Precision = "auto",
-        batch: int | None = None,
-    ) -> None:
-        self.device = pick_device(device)
-        self.network = network.to(self.device).eval()
-        self.task, self.plan = task, plan
-        self.bfloat16 = precision == "bfloat16" or (precision == "auto" and bfloat16_pays(self.device))
-        self.strides = tuple(math.prod(stage[axis] for stage in plan.strides) for axis in range(plan.dims))
-        self.batch = batch or plan.batch
+class Predictor(Answering[Segmentation]):
+    """Network, task and plan, ready to label scans on ``device``. batch: windows per call of the network, fewer where
+    they would take too much memory."""
 
     def predict(
         self,
@@ -146,25 +123,6 @@ class Predictor:
         scan = Scan(image, windows, self.task.channels, self.answer, 1, self.device)
         return scan.cut(corner)[None].to(self.device)
 
-    def read(self, files: Sequence[Path], missing: Sequence[int] = ()) -> Volume:
-        """The files of one case, which are its channels but for the numbers ``missing``. Raises InputError when the
-        model wants other channels."""
-        wanted = len(self.plan.channels)
-        # One file may hold all channels as a fourth axis; only a model of several channels expects that.
-        return read_image(files, wanted if missing or len(files) == 1 < wanted else None, missing)
-
-    @property
-    def takes_missing(self) -> bool:
-        """Whether the network answers scans of which some modalities are missing."""
-        return bool(getattr(self.network, "takes_missing", False))
-
-    def refuse_missing(self, file: str, field: str, missing: Sequence[int]) -> InputError:
-        """What to raise for a scan without the modalities of these numbers."""
-        names = [channel.name for channel in self.plan.channels]
-        found = "no " + ", ".join(f"{names[number]} (_{number:04d})" for number in missing)
-        fix = "Add the files, or predict with a model of --network fusion_unet, which takes what is there."
-        return refuse(file, field, found, f"all of {', '.join(names)}, which this network needs", fix)
-
     @torch.inference_mode()
     def _label(
         self, image: Tensor, grid: Grid, averaging: Averaging, overlap: float, decode: Callable[[Tensor], Tensor]
@@ -216,39 +174,6 @@ class Predictor:
             )
         return total
 
-    def answer(self, x: Tensor) -> Tensor:
-        """Logits ``[B, K, *S]`` in float32 of what lies on the device, ``[B, C, *S]``."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits: Tensor = self.network(x)
-        return logits.float()
-
-    def _mirror_axes(self, mirror: bool | Sequence[int]) -> tuple[int, ...]:
-        if isinstance(mirror, bool):
-            if mirror and not self.plan.mirror_axes:
-                expected = "axes that the model was trained to mirror"
-                raise refuse("plan.json", "mirror_axes", "none", expected, "Predict without mirroring.")
-            return self.plan.mirror_axes if mirror else ()
-        wrong = [axis for axis in mirror if not 0 <= axis < self.plan.dims]
-        if wrong:
-            raise refuse("predict", "mirror", wrong, f"axes 0 to {self.plan.dims - 1}", "Name array axes.")
-        return tuple(sorted(set(mirror)))
-
-    def _from_array(self, array: np.ndarray, spacing: Sequence[float] | None, affine: np.ndarray | None) -> Volume:
-        dims = self.plan.dims
-        if array.ndim not in (dims, dims + 1) or not array.size:
-            raise refuse("array", "shape", array.shape, f"{dims} axes, or channels and {dims} axes", "Reshape it.")
-        if affine is None:
-            if spacing is None and dims == 3:
-                raise refuse("array", "spacing", "none", "mm per axis", "Give spacing=(...) or affine=....")
-            sizes = (1.0,) * dims if spacing is None else tuple(float(v) for v in spacing)
-            if len(sizes) != dims or not all(0 < v < math.inf for v in sizes):
-                raise refuse("array", "spacing", spacing, f"{dims} positive numbers in mm", "Correct it.")
-            affine = np.diag([*sizes, *[1.0] * (4 - dims)])
-        affine = np.asarray(affine, np.float64)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
-            raise refuse("array", "affine", affine.tolist(), "an invertible 4x4 matrix of numbers", "Correct it.")
-        return Volume(array if array.ndim == dims + 1 else array[None], affine)
-
 
 def _sweep(scan: Scan, grid: Grid, decode: Callable[[Tensor], Tensor], out: np.ndarray) -> None:
     """Fill ``out [..., *S]``, on the grid of the input, with what ``decode`` makes of the blended windows."""
@@ -261,7 +186,21 @@ def _sweep(scan: Scan, grid: Grid, decode: Callable[[Tensor], Tensor], out: np.n
         roll(scan, column, axis, Restorer(column, axis, taps, windows.before, decode, canonical))
 
 
-def load(run: str | Path, device: str | torch.device = "auto", precision: Precision = "auto") -> Predictor:
+AnyPredictor = Predictor | WholePredictor
+# Of each task; those that are not here answer nothing that can be written.
+PREDICTORS: dict[str, type[AnyPredictor]] = {
+    "segmentation": Predictor,
+    "classification": WholePredictor,
+    "regression": WholePredictor,
+}
+
+
+def build_predictor(network: nn.Module, task: Task, plan: Plan, **options: Any) -> AnyPredictor:
+    """The predictor of a plan's task. options: device, precision, batch."""
+    return PREDICTORS[plan.task](network, task, plan, **options)
+
+
+def load(run: str | Path, device: str | torch.device = "auto", precision: Precision = "auto") -> AnyPredictor:
     """The trained model of a run folder or a model folder, ready to predict on ``device``.
 
     Only model.json and weights.safetensors are read; a pickle (.pt, .pth, ...) is refused unopened.
@@ -269,9 +208,9 @@ def load(run: str | Path, device: str | torch.device = "auto", precision: Precis
     for a model that was only pre-trained.
     """
     model = load_model(find_model(Path(run)))
-    if (name := model.task.get("name")) not in TASKS:
+    if (name := model.task.get("name")) not in TASKS or name not in PREDICTORS:
         fix = f"Give it to --init: foveate train DATA NEW_RUN --init {run}."
-        raise refuse(model.folder / DESCRIPTION, "task", f"{name}: pre-trained only", "a trained segmentation", fix)
+        raise refuse(model.folder / DESCRIPTION, "task", f"{name}: pre-trained only", "a trained model", fix)
     task = build_task(model.plan)
     network = build_network(model.network, model.plan, task.channels)
     wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
@@ -282,4 +221,8 @@ def load(run: str | Path, device: str | torch.device = "auto", precision: Precis
         fix = "The description was changed after training: restore model.json."
         raise refuse(model.folder / WEIGHTS, f"weights {key}", shape, f"{expected}, as model.json says", fix)
     network.load_state_dict(model.state)
-    return Predictor(network, task, model.plan, device=device, precision=precision)
+    try:
+        task.restore(model.task)
+    except (TypeError, ValueError) as error:
+        raise refuse(model.folder / DESCRIPTION, "task", error, f"what {name} keeps", RESTORE) from None
+    return build_predictor(network, task, model.plan, device=device, precision=precision)

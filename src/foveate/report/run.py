@@ -11,14 +11,14 @@ import numpy as np
 from foveate.batches.cache import PreparedCase, PreparedCohort
 from foveate.cohort.plan import Plan
 from foveate.cohort.split import Split
-from foveate.predict.predictor import Predictor
+from foveate.predict.predictor import AnyPredictor, Predictor
 from foveate.report.page import ReportCase, write_report
 
 PICTURES = 6  # cases shown
 
 
 def write_run_report(
-    run: Path, plan: Plan, predictor: Predictor | None, prepared: PreparedCohort, split: Split
+    run: Path, plan: Plan, predictor: AnyPredictor | None, prepared: PreparedCohort, split: Split
 ) -> Path:
     """Write ``run/report.html`` from the run's records and predictions on prepared scans; returns its path.
 
@@ -60,7 +60,9 @@ def write_run_report(
         notes=notes,
         table=[summary],
         curves={summary["method"]: records},
-        cases=[_picture(prepared[name], caption, predictor) for name, caption in shown] if predictor else [],
+        cases=[_picture(prepared[name], caption, predictor) for name, caption in shown]
+        if isinstance(predictor, Predictor)
+        else [],
         classes=plan.classes,
         command=" ".join(provenance["command"]),
         provenance={"seed": provenance["seed"], "cases": len(provenance["data"]), **provenance["versions"]},

@@ -19,7 +19,8 @@ from torch import Tensor
 from foveate.cohort.cohort import IGNORE
 from foveate.cohort.plan import Plan
 from foveate.cohort.tree import families, values_below
-from foveate.tasks.segmentation import Segmentation, Target
+from foveate.tasks.segmentation import Segmentation
+from foveate.tasks.task import Target
 
 
 class HierarchicalSegmentation(Segmentation):

@@ -1,0 +1,28 @@
+"""Labels that are no maps, as the network is to answer them: one vector for a case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from foveate.batches.grid import Grid
+from foveate.cohort.cohort import Case
+from foveate.cohort.plan import Plan
+
+
+def class_target(case: Case, plan: Plan, grid: Grid) -> np.ndarray:
+    """float32 ``[K]``: 1 for each class that the case has."""
+    return np.array([name in case.target for name in plan.classes], np.float32)
+
+
+def value_target(case: Case, plan: Plan, grid: Grid) -> np.ndarray:
+    """float32 ``[1]``: the number, standardised by the plan."""
+    return np.array([(case.target - plan.target_mean) / plan.target_std], np.float32)
+
+
+# Of each task whose labels are not maps: (case with a label, plan, grid of its prepared image) -> array.
+TARGETS: dict[str, Callable[[Case, Plan, Grid], np.ndarray]] = {
+    "classification": class_target,
+    "regression": value_target,
+}

@@ -1,0 +1,82 @@
+"""Class folders: CLASS/CASE.ext, one folder for each class; pictures in unlabelled/ have no label.
+
+A case is called by its path below the dataset folder, without suffix: ``glioma/image_3``. patients.csv may say which
+cases are of one patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from foveate.cohort.cohort import Case, Cohort
+from foveate.cohort.listing import leaves, list_images, read_patients
+from foveate.errors import Problem
+from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix
+
+UNLABELLED = "unlabelled"
+
+
+def class_folders(root: Path) -> list[Path]:
+    """The folders of ``root`` that hold images, the unlabelled one aside; sorted by name."""
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return [folder for folder in folders if folder.name != UNLABELLED and any(map(image_suffix, folder.iterdir()))]
+
+
+def find_classes(root: Path, data: dict[str, Any] | None) -> Cohort:
+    """A folder without any image is no class, and is said."""
+    problems: list[Problem] = []
+    folders = class_folders(root)
+    names = [folder.name for folder in folders]
+    problems += similar_names(root, names)
+    files: dict[str, tuple[Path, str | None]] = {}
+    for folder in [*folders, root / UNLABELLED]:
+        if folder.is_dir():
+            for image in list_images(folder, root, problems):
+                label = None if folder.name == UNLABELLED else folder.name
+                files[f"{folder.name}/{case_stem(image)}"] = image, label
+    for entry in sorted(root.iterdir()):
+        skipped = entry.is_dir() and entry not in folders and entry.name != UNLABELLED
+        if skipped and not entry.name.startswith(".") and not leaves(entry, root):
+            fix = "It is no class. Put the pictures of a class directly into its folder."
+            problems.append(Problem(str(entry), "folder", "no image", "pictures of one class", fix, "warn"))
+    problems += one_kind_of_file(root, [image for image, _ in files.values()])
+    patients = read_patients(root, files, problems)
+    pictures = any(image_suffix(image) in PICTURE_SUFFIXES for image, _ in files.values())
+    cases = tuple(
+        Case(case, (image,), None, patients[case], target=None if label is None else (label,))
+        for case, (image, label) in sorted(files.items())
+    )
+    classes: dict[str, int | tuple[int, ...]] = {name: number for number, name in enumerate(names)}
+    return Cohort(
+        root, "class folders", 2 if pictures else 3, cases, (), classes, None, tuple(problems), task="classification"
+    )
+
+
+def similar_names(file: Path, names: Iterable[str]) -> list[Problem]:
+    """Names of classes that differ only by case or white space: one class, most likely."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault("".join(name.split()).casefold(), []).append(name)
+    fix = "Write the name in one way everywhere; if they are two classes, name them so that people can tell."
+    expected = "names that differ by more than case or space"
+    return [
+        Problem(str(file), "class names", " and ".join(map(repr, group)), expected, fix)
+        for group in groups.values()
+        if len(group) > 1
+    ]
+
+
+def one_kind_of_file(folder: Path, images: list[Path]) -> list[Problem]:
+    """Pictures and volumes do not train together; and there must be something."""
+    if not images:
+        fix = "Put the images there, one file for each case."
+        return [Problem(str(folder), "files", "no image", "at least one case", fix)]
+    pictures = sum(image_suffix(image) in PICTURE_SUFFIXES for image in images)
+    if 0 < pictures < len(images):
+        found = f"{pictures} pictures and {len(images) - pictures} NIfTI files"
+        return [
+            Problem(str(folder), "files", found, "one kind of image", "Keep pictures and volumes in separate datasets.")
+        ]
+    return []

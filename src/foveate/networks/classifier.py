@@ -1,0 +1,75 @@
+"""One answer for a whole image: the U-Net's residual encoder, a pooling of its coarsest features, a linear head.
+
+Sources: He et al., CVPR 2016 (residual encoder, pooling, linear head); Ilse et al., ICML 2018 (attention pooling).
+Departures: instance normalisation, as in the U-Net; layer normalisation of the pooled vector before the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from foveate.attention import POOLING
+from foveate.cohort.plan import Plan
+from foveate.config import NetworkConfig
+from foveate.errors import refuse
+from foveate.networks.unet import UNet, build_attention, check_slots
+from foveate.text import closest
+
+
+class Classifier(nn.Module):
+    """``[B, C, *S] -> [B, K]``, in training and in evaluation. Slots for attention: encoder, bottleneck, pool."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
+    takes_missing: ClassVar[bool] = False
+
+    def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.image_channels = len(plan.channels)
+        dims, widths, slots = plan.dims, plan.widths, config.attention
+        refuse_decoder(config)
+        check_slots(slots, plan)
+        self.encoder = nn.ModuleList(
+            nn.Sequential(stage, build_attention("encoder", slots.encoder, width, dims))
+            for stage, width in zip(UNet.stages(plan), widths, strict=True)
+        )
+        self.bottleneck = build_attention("bottleneck", slots.bottleneck, widths[-1], dims)
+        self.pool = build_pool(slots.pool, widths[-1])
+        self.head = nn.Sequential(nn.LayerNorm(widths[-1]), nn.Linear(widths[-1], channels))
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Features of every stage, finest first: ``[B, width_i, *S / strides up to i]``."""
+        features = []
+        for stage in self.encoder:
+            x = stage(x)
+            features.append(x)
+        return [*features[:-1], self.bottleneck(x)]
+
+    def forward(self, x: Tensor, perturb: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """perturb: applied to the features that the pooling sees."""
+        feature = self.encode(x)[-1]
+        logits: Tensor = self.head(self.pool(feature if perturb is None else perturb(feature)))
+        return logits
+
+
+def build_pool(name: str, channels: int) -> nn.Module:
+    """The pooling for the slot ``pool``; raises InputError when the name is unknown."""
+    if name not in POOLING:
+        known = ", ".join(POOLING)
+        raise refuse("configuration", "network.attention.pool", name, f"one of {known}", closest(name, POOLING))
+    return POOLING[name](channels)
+
+
+def refuse_decoder(config: NetworkConfig) -> None:
+    """Raise InputError for what belongs to a decoder, which this network has not."""
+    asked = {f"network.attention.{slot}": getattr(config.attention, slot) for slot in ("skip", "decoder")}
+    wrong = {field: value for field, value in asked.items() if value != "none"}
+    if config.crf:
+        wrong["network.crf"] = "true"
+    if config.head != "convolution":
+        wrong["network.head"] = config.head
+    for field, value in wrong.items():
+        fix = "Leave it out; encoder, bottleneck and pool are its slots."
+        raise refuse("configuration", field, value, "nothing: a whole image has one answer and no decoder", fix)

@@ -1,0 +1,91 @@
+"""Answers for whole images: classes with their probabilities, or a number with its interval."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveate.batches.prepare import prepare_volume
+from foveate.errors import FoveateError
+from foveate.io.volume import Volume
+from foveate.layers import present
+from foveate.predict.answering import Answering
+from foveate.predict.views import View
+from foveate.tasks import Classification, Regression
+
+
+class WholePredictor(Answering[Classification | Regression]):
+    """Shows the network each image in one patch. batch: images per call of the network."""
+
+    def predict(
+        self,
+        source: str | Path | Sequence[Path] | np.ndarray | Volume,
+        *,
+        spacing: Sequence[float] | None = None,
+        affine: np.ndarray | None = None,
+        mirror: bool | Sequence[int] = True,
+    ) -> np.ndarray:
+        """Probabilities ``[K]`` of the plan's classes in order, calibrated; of regression number, low and high.
+
+        source, spacing, affine: as for a segmentation (``Predictor.predict``). mirror: average over all mirrorings of
+        the plan's axes, or of the axes given. Raises InputError when the source does not fit the model.
+        """
+        if isinstance(source, np.ndarray):
+            volume = self._from_array(source, spacing, affine)
+        elif isinstance(source, Volume):
+            volume = source
+        else:
+            volume = self.read([Path(source)] if isinstance(source, str | Path) else [Path(file) for file in source])
+        logits = self.logits([self.prepare(volume)], self._axes(mirror))
+        answer: np.ndarray = self.task.answers(logits)[0]
+        return answer
+
+    def prepare(self, volume: Volume) -> np.ndarray:
+        """The image as ``logits`` takes it, ``[C, *S']``. Raises InputError when it does not fit the model."""
+        image, _ = prepare_volume(volume, self.plan)
+        if not self.takes_missing and (absent := (~present(image[None])[0]).nonzero()[:, 0].tolist()):
+            raise self.refuse_missing(str(volume.path or "image"), "modalities", absent)
+        return image.numpy()
+
+    @torch.inference_mode()
+    def logits(
+        self, images: Sequence[np.ndarray], mirror: Sequence[int] | None = None, views: Sequence[View] = ()
+    ) -> np.ndarray:
+        """Float32 ``[N, K]`` of prepared images ``[C, *S']``, averaged over mirrorings of axes (those of the plan, if
+        None) and over views."""
+        axes = self.plan.mirror_axes if mirror is None else tuple(mirror)
+        flips = [flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)]
+        found = [np.zeros((0, self.task.channels), np.float32)]
+        for start in range(0, len(images), self.batch):
+            x = torch.stack([self.place(image) for image in images[start : start + self.batch]]).to(self.device)
+            answers = [self.answer(x.flip([axis + 2 for axis in flip]) if flip else x) for flip in flips]
+            answers += [self.answer(view.of(x)) for view in views]
+            found.append(torch.stack(answers).mean(0).cpu().numpy())
+        logits = np.concatenate(found)
+        if not np.isfinite(logits).all():
+            raise FoveateError(
+                "The network answered with numbers that are not finite. Its weights are damaged, or bfloat16 is not "
+                "precise enough for it: try precision float32, or train again."
+            )
+        return logits
+
+    def place(self, image: np.ndarray) -> Tensor:
+        """The image in the middle of a patch, ``[C, *patch]`` float32: padded with zeros as in training, or cut."""
+        out = torch.zeros(len(image), *self.plan.patch)
+        here, there = [], []
+        for n, p in zip(image.shape[1:], self.plan.patch, strict=True):
+            start = n // 2 - p // 2
+            low, high = max(start, 0), min(start + p, n)
+            here.append(slice(low, high))
+            there.append(slice(low - start, high - start))
+        out[(slice(None), *there)] = torch.from_numpy(np.array(image[(slice(None), *here)], np.float32))
+        return out
+
+    def _axes(self, mirror: bool | Sequence[int]) -> tuple[int, ...]:
+        """As for a segmentation, but a plan that mirrors nothing is no reason to refuse: True is the default."""
+        return () if mirror is True and not self.plan.mirror_axes else self._mirror_axes(mirror)
