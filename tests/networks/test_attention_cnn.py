@@ -6,7 +6,8 @@ import torch
 from foveate.cohort.plan import ChannelPlan
 from foveate.config import AttentionSlots, NetworkConfig
 from foveate.errors import InputError
-from foveate.networks.attention_cnn import AttentionCNN, PooledHead, shortened
+from foveate.layers import at_voxels
+from foveate.networks.attention_cnn import AttentionCNN, shortened
 from toys import tiny_plan
 
 CLASSES = 3
@@ -28,7 +29,7 @@ every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def network_and_images(plan, images=2, **slots):
     torch.manual_seed(0)
     network = AttentionCNN(plan, CLASSES, NetworkConfig(name="attention_cnn", attention=AttentionSlots(**slots)))
-    torch.nn.init.normal_(network.decoder.pool.w.weight, std=3)  # attention that is far from even
+    torch.nn.init.normal_(network.pool.w.weight, std=3)  # attention that is far from even
     return network, torch.randn(images, len(plan.channels), *plan.patch)
 
 
@@ -44,19 +45,19 @@ def test_the_map_adds_up_to_the_logit(plan, bottleneck, kind, tolerance):
         assert logits.shape == (2, CLASSES)
         assert maps.shape == (2, CLASSES, *(n // s for n, s in zip(plan.patch, network.stride, strict=True)))
         assert maps.flatten(2).std(2).min() > 0
-        added = maps.flatten(2).sum(2) + network.decoder.linear.bias
+        added = maps.flatten(2).sum(2) + network.head.bias
         torch.testing.assert_close(added, logits, rtol=0, atol=tolerance)
 
 
-def test_the_head_is_the_equation():
-    torch.manual_seed(0)
-    head, h = PooledHead(6, CLASSES), torch.randn(1, 6, 3, 4)
-    pool, linear, tokens = head.pool, head.linear, h[0].flatten(1).mT
+def test_logits_and_map_are_the_equation():
+    network, x = network_and_images(PLANS["2D"], images=1)
+    pool, head = network.pool, network.head
+    tokens = network.encode(x)[-1][0].flatten(1).mT
     scores = torch.stack([(pool.w.weight[0] * (pool.v(t).tanh() * pool.u(t).sigmoid())).sum() for t in tokens])
     a = scores.exp() / scores.exp().sum()
-    torch.testing.assert_close(head([h])[0], linear(sum(share * t for share, t in zip(a, tokens, strict=True))))
-    by_hand = torch.stack([share * (linear.weight @ t) for share, t in zip(a, tokens, strict=True)], 1)
-    torch.testing.assert_close(head.contributions([h])[0].flatten(1), by_hand)
+    torch.testing.assert_close(network(x)[0], head(sum(share * t for share, t in zip(a, tokens, strict=True))))
+    by_hand = torch.stack([share * (head.weight @ t) for share, t in zip(a, tokens, strict=True)], 1)
+    torch.testing.assert_close(network.contributions(x)[0].flatten(1), by_hand)
 
 
 @pytest.mark.parametrize("bottleneck", ["none", "position"])
@@ -69,16 +70,21 @@ def test_images_do_not_see_each_other(bottleneck):
     torch.testing.assert_close(network(changed)[0], alone[0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("filling", [0.0, 1e6, torch.nan])
-def test_padding_is_inert_in_the_head(filling):
-    torch.manual_seed(0)
-    head, h = PooledHead(6, CLASSES), torch.randn(2, 6, 3, 4)
-    padded = torch.cat([h, torch.full((2, 6, 3, 2), filling)], 3)
-    mask = torch.arange(6).expand(2, 3, -1) < 4
-    torch.testing.assert_close(head([padded], mask), head([h]))
-    maps = head.contributions([padded], mask)
-    torch.testing.assert_close(maps[..., :4], head.contributions([h]))
-    assert (maps[..., 4:] == 0).all()
+def test_what_is_masked_is_not_attended_to():
+    """However loud it is."""
+    network, x = network_and_images(PLANS["2D"])
+    mask = torch.ones(2, 32, 40, dtype=torch.bool)
+    mask[:, :, 24:] = False
+    feature = network.encode(x)[-1]
+    kept = 24 // network.stride[1]
+    for filling in (0.0, 1e6, -1e6):
+        loud = feature.clone()
+        loud[..., kept:] = filling
+        network.encode = lambda _, loud=loud: [loud]
+        torch.testing.assert_close(network(x, mask=mask), network.head(network.pool(feature[..., :kept])))
+        maps = network.contributions(x, mask)
+        assert (maps[..., kept:] == 0).all()
+        assert maps[..., :kept].abs().sum() > 0
 
 
 @every_plan
@@ -96,7 +102,7 @@ def test_a_position_lies_on_the_voxel_that_its_field_of_view_is_centred_on(plan)
     centre = (seen.amin(0) + seen.amax(0)) / 2
     values = torch.zeros(1, 1, *feature.shape)
     values[0, 0][place] = 1
-    shown = network.at_voxels(values)[0, 0]
+    shown = at_voxels(values, network.stride)[0, 0]
     assert shown.shape == size
     assert (shown == 1).nonzero().tolist() == [centre.tolist()]
 
@@ -112,7 +118,7 @@ def test_every_parameter_learns(plan):
 
 def test_perturbed_features_reach_the_logits():
     network, x = network_and_images(PLANS["2D"])
-    torch.testing.assert_close(network(x, lambda f: 0 * f), network.decoder.linear.bias.expand(2, -1))
+    torch.testing.assert_close(network(x, lambda f: 0 * f), network.head.bias.expand(2, -1))
 
 
 @pytest.mark.parametrize(
@@ -137,5 +143,11 @@ def test_an_unknown_block_is_refused():
 
 @pytest.mark.parametrize("part", [{"attention": {"skip": "gate"}}, {"head": "dense_upsampling"}, {"crf": True}])
 def test_what_only_a_decoder_has_is_refused(part):
-    with pytest.raises(InputError, match="no decoder"):
+    with pytest.raises(InputError, match="decoder"):
         AttentionCNN(PLANS["2D"], 2, NetworkConfig.model_validate(part))
+
+
+@pytest.mark.parametrize("pool", ["mean", "gem"])
+def test_a_pooling_without_a_map_is_refused(pool):
+    with pytest.raises(InputError, match=r"network\.attention\.pool"):
+        AttentionCNN(PLANS["2D"], 2, NetworkConfig(attention=AttentionSlots(pool=pool)))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foveate.explanations.maps import Explainer, MapName
 from foveate.layers import at_voxels
+from foveate.tasks import Task
 
 
 class ImageExplainer(Explainer):
@@ -30,11 +31,11 @@ class ImageExplainer(Explainer):
     ) -> dict[MapName, Tensor]:
         """Evidence of every class, and Grad-CAM at every layer."""
         maps = {}
-        names = list(self.task.classes) or ["value"]
+        names = class_names(self.task)
         if hasattr(self.network, "contributions"):
-            evidence = relative(self.network.contributions(x).float(), bool(self.task.exclusive))  # type: ignore[operator]
+            evidence = relative(self.network.contributions(x).float(), self.task.exclusive)  # type: ignore[operator]
             for channel, of in enumerate(names):
-                maps[MapName("evidence", "decoder", channel, of)] = evidence[:, channel : channel + 1].detach()
+                maps[MapName("evidence", "head", channel, of)] = evidence[:, channel : channel + 1].detach()
         for channel, of in enumerate(names):
             maps |= self.activations("grad_cam", channel, of, logits[:, channel].sum(), features)
         return maps
@@ -42,6 +43,11 @@ class ImageExplainer(Explainer):
     def at_voxels(self, values: Tensor, size: Sequence[int]) -> Tensor:
         # The encoder's positions are centred on every n-th voxel.
         return at_voxels(values, [n // m for n, m in zip(size, values.shape[2:], strict=True)])
+
+
+def class_names(task: Task) -> list[str]:
+    """What an answer says something of: the classes, or the one number of regression."""
+    return list(task.classes) or ["value"]
 
 
 def relative(contributions: Tensor, exclusive: bool) -> Tensor:

@@ -1,8 +1,8 @@
 """From a map of evidence to what it points at: a mask, and a box around each of its parts.
 
-Source: Zhou et al., CVPR 2016, sec. 3.2 (a threshold relative to the map's maximum). Departures: the threshold is the one
-with the best overlap on cases that have masks, or Otsu's where none has; every part is answered, the strongest first, not
-the largest alone.
+Source: Zhou et al., CVPR 2016, sec. 3.2 (a threshold relative to the map's maximum). Departures: the threshold is the
+one with the best overlap on cases that have masks, or Otsu's where none has; every part is answered, the strongest
+first, not the largest alone.
 """
 
 from __future__ import annotations
