@@ -42,7 +42,7 @@ class ImageExplainer(Explainer):
 
     def at_voxels(self, values: Tensor, size: Sequence[int]) -> Tensor:
         # The encoder's positions are centred on every n-th voxel.
-        return at_voxels(values, [n // m for n, m in zip(size, values.shape[2:], strict=True)])
+        return at_voxels(values, strides(size, values))
 
 
 def class_names(task: Task) -> list[str]:
@@ -53,3 +53,8 @@ def class_names(task: Task) -> list[str]:
 def relative(contributions: Tensor, exclusive: bool) -> Tensor:
     """What speaks for each class ``[B, K, *s]``: against the others, where classes exclude each other."""
     return contributions - contributions.mean(1, keepdim=True) if exclusive else contributions
+
+
+def strides(size: Sequence[int], feature: Tensor) -> list[int]:
+    """Voxels of an image of this size from one position of ``feature [B, C, *s]`` to the next."""
+    return [n // m for n, m in zip(size, feature.shape[2:], strict=True)]

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from foveate.cohort.cohort import Case
 from foveate.errors import InputError, refuse
-from foveate.explanations.image_maps import ImageExplainer, class_names, relative
+from foveate.explanations.image_maps import ImageExplainer, class_names, relative, strides
 from foveate.explanations.localise import Threshold, boxes
 from foveate.explanations.maps import MapName
 from foveate.explanations.work import Shown, Work, stacked
 from foveate.io import read_label, write_label
 from foveate.io.files import grid_difference
 from foveate.io.volume import Volume
+from foveate.layers import at_voxels
 from foveate.predict.whole import WholePredictor
 from foveate.tasks import Classification
 from foveate.text import closest
@@ -27,6 +28,22 @@ from foveate.text import closest
 NO_EVIDENCE = (
     "Only --network attention_cnn says what each place adds to the answer; of this network nothing is located."
 )
+
+
+@torch.no_grad()
+def evidence(predictor: WholePredictor, volume: Volume, of: str) -> np.ndarray:
+    """For a class (``value`` of regression) on the scan's own grid: float32 ``[*S]``. See ``image_maps``.
+
+    The predictor's network must have ``contributions``. Raises InputError when the volume does not fit the model.
+    """
+    channel, network = class_names(predictor.task).index(of), predictor.network
+
+    def forward(x: Tensor) -> Tensor:
+        found = relative(network.contributions(x).float(), predictor.task.exclusive)  # type: ignore[operator]
+        return at_voxels(found[:, channel : channel + 1], strides(x.shape[2:], found))
+
+    found: np.ndarray = predictor.maps(volume, forward)[0]
+    return found
 
 
 class WholeWork(Work):
@@ -62,18 +79,6 @@ class WholeWork(Work):
     def maps(self, volume: Volume, names: list[MapName]) -> np.ndarray:
         return self.predictor.maps(volume, partial(stacked, self.explainer, names))
 
-    def evidence(self, volume: Volume, of: str) -> np.ndarray:
-        """Of a class, on the scan's own grid: ``[*S]``."""
-        network, channel = self.predictor.network, class_names(self.predictor.task).index(of)
-        exclusive = self.predictor.task.exclusive
-
-        @torch.no_grad()
-        def forward(x: Tensor) -> Tensor:
-            found = relative(network.contributions(x).float(), exclusive)  # type: ignore[operator]
-            return self.explainer.at_voxels(found[:, channel : channel + 1], x.shape[2:])
-
-        return self.predictor.maps(volume, forward)[0]
-
     def show(self, case: Case, volume: Volume, answer: np.ndarray) -> Shown:
         task = self.predictor.task
         names = class_names(task)
@@ -87,7 +92,7 @@ class WholeWork(Work):
             lines = [f"{said['value']:.4g} ({said['low']:.4g} to {said['high']:.4g})"]
         if not self.evident:
             return Shown(np.zeros(volume.shape, np.uint8), {}, lines, {"answer": said})
-        values = self.evidence(volume, of)
+        values = evidence(self.predictor, volume, of)
         mask = self.threshold.mask(values)
         file = f"{case.id}/located{'.nii.gz' if volume.dims == 3 else '.png'}"
         write_label(self.folder / file, mask.astype(np.uint8), volume)
@@ -112,7 +117,7 @@ class WholeWork(Work):
                 raise InputError([difference])
             if mask.array.any():
                 of = self.of or class_names(self.predictor.task)[int(self.predictor.predict(volume).argmax())]
-                maps.append(self.evidence(volume, of))
+                maps.append(evidence(self.predictor, volume, of))
                 masks.append(mask.array[0] > 0)
         if not maps:
             found = f"no mask of the {len(cases)} cases that marks anything"

@@ -14,17 +14,44 @@ image, never over the images of a batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
+from foveate.layers import conv, instance_norm
 from foveate.networks.classifier import Classifier
+from foveate.networks.unet import UNet
 
 COARSEST = 8  # voxels from one position to the next at most
 FEWEST = 8  # positions at least along every axis that is down-sampled
+
+
+class Local(nn.Module):
+    """A residual block whose second convolution is 1 x 1: a position sees no further than it must for its stride."""
+
+    def __init__(self, dims: int, inputs: int, outputs: int, stride: Sequence[int]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv(dims, inputs, outputs, stride=stride, bias=False),
+            instance_norm(outputs),
+            nn.LeakyReLU(inplace=True),
+            conv(dims, outputs, outputs, kernel=1, bias=False),
+            instance_norm(outputs),
+        )
+        self.shortcut = conv(dims, inputs, outputs, kernel=1, stride=stride, bias=False)
+        self.act = nn.LeakyReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.body(x).add_(self.shortcut(x)))
+
+
+class LocalStages(UNet):
+    """The encoder: the U-Net's residual block at full resolution, and blocks that see little more beyond it."""
+
+    stage = Local
 
 
 class AttentionCNN(Classifier):
@@ -35,6 +62,8 @@ class AttentionCNN(Classifier):
     weighed: the map still adds up, but each position then speaks for all that it has attended to.
     Raises InputError for a pooling without weights, and as ``Classifier`` does.
     """
+
+    stages_of = LocalStages
 
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
         if (pool := config.attention.pool) != "attention":
