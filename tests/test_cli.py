@@ -108,15 +108,20 @@ def test_predict_hands_over(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert capsys.readouterr().out == "out/a.nii.gz\n"
 
 
-def test_evaluate_renders(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_renders(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     class Shown:
         def render(self, console: Console) -> None:
             console.print("the table")
 
     calls = Calls(Shown())
-    monkeypatch.setattr("foveate.metrics.evaluation.evaluate", calls)
+    monkeypatch.setattr("foveate.metrics.dispatch.evaluate", calls)
+    (tmp_path / "some.txt").write_text("b\na\n")
     assert leave("evaluate", "p", "l", "--json", "o.json", "--tolerance-mm", "2") == 0
-    assert calls == [((Path("p"), Path("l")), {"json": Path("o.json"), "tolerance_mm": 2.0})]
+    assert leave("evaluate", "p", "l", "--cases", str(tmp_path / "some.txt")) == 0
+    assert calls == [
+        ((Path("p"), Path("l")), {"json": Path("o.json"), "tolerance_mm": 2.0, "cases": None}),
+        ((Path("p"), Path("l")), {"json": None, "tolerance_mm": 1.0, "cases": ["b", "a"]}),
+    ]
     assert "the table" in capsys.readouterr().out
 
 

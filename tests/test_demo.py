@@ -44,6 +44,25 @@ def test_demo_compares_two_methods_and_keeps_an_earlier_demo(tmp_path: Path, mon
     assert plans[0] == plans[1]  # both trained the same network
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("offline")
+def test_demo_of_classification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from foveate import demo_classification
+    from foveate.cli import app
+
+    for name, size in (("LABELLED", 3), ("UNLABELLED", 9), ("TEST", 12), ("FEW_STEPS", 10**6)):
+        monkeypatch.setattr(demo_classification, name, size)
+    result = CliRunner().invoke(app, ["demo", str(tmp_path / "out"), "--task", "classification", "--minutes", "0.15"])
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "out" / "1"
+    for method in (demo.BASELINE, demo.compared_method()):
+        assert (folder / "predictions" / method / "predictions.csv").read_text().count("\n") == 13
+        assert method in result.output
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "hardly trained" in page
+    assert "accuracy, 95% interval" in page
+
+
 @pytest.mark.parametrize(
     ("interval", "words"),
     [((0.01, 0.002, 0.02), "better"), ((-0.01, -0.02, -0.002), "worse"), ((0.01, -0.01, 0.03), "cannot be told apart")],

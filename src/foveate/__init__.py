@@ -19,7 +19,7 @@ _HOMES = {
     "train": "foveate.engine.train",
     "load": "foveate.predict.predictor",
     "explain": "foveate.explanations.explain",
-    "evaluate": "foveate.metrics.evaluation",
+    "evaluate": "foveate.metrics.dispatch",
     "labels_needed": "foveate.choose.labels_needed",
 }
 

@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from foveate import __version__
 from foveate.bench.commands import app as bench_app
-from foveate.errors import FoveateError
+from foveate.errors import FoveateError, refuse
 
 app = typer.Typer(
     add_completion=False,
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 _verbose = False
+DEMOS = {"segmentation": "foveate.demo", "classification": "foveate.demo_classification"}
 
 Data = Annotated[
     Path,
@@ -191,15 +193,24 @@ def explain(
 
 @app.command()
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Folder of segmentations.", metavar="PREDICTIONS")],
-    labels: Annotated[Path, typer.Argument(help="Folder of labels, or a dataset folder.", metavar="LABELS")],
+    predictions: Annotated[Path, typer.Argument(help="Folder that `foveate predict` wrote.", metavar="PREDICTIONS")],
+    labels: Annotated[Path, typer.Argument(help="Dataset folder, or a folder of label maps.", metavar="LABELS")],
     json: Annotated[Path | None, typer.Option(help="Write every number to this file.", metavar="FILE")] = None,
     tolerance_mm: Annotated[float, typer.Option(help="Of the normalised surface Dice.")] = 1.0,
+    cases: Annotated[
+        Path | None, typer.Option(help="File with one case id a line: only these are scored.", metavar="FILE")
+    ] = None,
 ) -> None:
-    """Dice, HD95, surface distance (mm) and surface Dice with 95% intervals; worst cases first."""
-    from foveate.metrics.evaluation import evaluate as score
+    """Score predictions of any task, with 95% intervals over patients; worst cases first.
 
-    score(predictions, labels, json=json, tolerance_mm=tolerance_mm).render(Console())
+    Label maps: Dice, HD95, surface distance (mm) and surface Dice. Classes: accuracy, F1, AUROC, calibration and more,
+    with a reliability plot beside the JSON. Values: errors and the coverage of their intervals.
+    """
+    from foveate.cohort.layouts import read_ids
+    from foveate.metrics.dispatch import evaluate as score
+
+    chosen = read_ids(cases) if cases is not None else None
+    score(predictions, labels, json=json, tolerance_mm=tolerance_mm, cases=chosen).render(Console())
 
 
 @app.command("labels-needed")
@@ -221,11 +232,12 @@ def labels_needed(
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder for what the demo makes.", metavar="OUT")] = Path("demo"),
     minutes: Annotated[float | None, typer.Option(help="Training time per method.")] = None,
+    task: Annotated[str, typer.Option(help="segmentation or classification.")] = "segmentation",
 ) -> None:
     """Train on scans simulated on real anatomy, offline, and compare two methods: about five minutes."""
-    from foveate.demo import run_demo
-
-    run_demo(out, minutes)
+    if task not in DEMOS:
+        raise refuse("command line", "task", task, f"one of {', '.join(DEMOS)}", "Choose one of these.")
+    import_module(DEMOS[task]).run_demo(out, minutes)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -44,7 +44,7 @@ def run_demo(out: Path = Path("demo"), minutes: float | None = None, seed: int =
     from foveate.report.run import read_log
 
     console = Console(quiet=quiet)
-    folder = _new_folder(out)
+    folder = new_folder(out)
     started = time.monotonic()
     console.print(f"Simulating {LABELLED} labelled, {UNLABELLED} unlabelled and {TEST} test scans on real anatomy.")
     scans = simulate_cohort(folder / "scans", LABELLED, UNLABELLED, TEST, seed)
@@ -83,9 +83,9 @@ def compared_method() -> str:
     return default if default != BASELINE else "mean_teacher"
 
 
-def verdict(method: str, mean: float, low: float, high: float) -> str:
-    """One sentence on the paired difference in mean Dice (method minus baseline) and its 95% interval."""
-    numbers = f"{mean:+.4f} mean Dice, 95% interval {low:+.4f} to {high:+.4f} over the test scans"
+def verdict(method: str, mean: float, low: float, high: float, score: str = "mean Dice", things: str = "scans") -> str:
+    """One sentence on the paired difference in a score (method minus baseline) and its 95% interval."""
+    numbers = f"{mean:+.4f} {score}, 95% interval {low:+.4f} to {high:+.4f} over the test {things}"
     if low > 0:
         return f"{method} did better than {BASELINE} here: {numbers}."
     if high < 0:
@@ -93,7 +93,7 @@ def verdict(method: str, mean: float, low: float, high: float) -> str:
     return f"{method} and {BASELINE} cannot be told apart here: {numbers}."
 
 
-def _new_folder(out: Path) -> Path:
+def new_folder(out: Path) -> Path:
     """``out/1``, or the next number: what an earlier demo left, or anybody else, stays."""
     out.mkdir(parents=True, exist_ok=True)
     number = 1
@@ -123,7 +123,7 @@ def _train_and_score(
 ) -> Evaluation:
     """Train ``method`` by ``plan`` in ``folder/method``, predict the test scans, score them."""
     from foveate.engine.train import train
-    from foveate.metrics.evaluation import evaluate
+    from foveate.metrics.evaluation import evaluate_labels
     from foveate.predict.files import predict_files
 
     run, predictions = folder / method, folder / "predictions" / method
@@ -131,7 +131,7 @@ def _train_and_score(
     plan.write(run / "plan.json")
     train(scans.train, run, minutes=minutes, method=method, seed=seed, quiet=quiet)
     predict_files(run, scans.test / "images", predictions)
-    return evaluate(predictions, scans.test, json=folder / "scores" / f"{method}.json")
+    return evaluate_labels(predictions, scans.test, json=folder / "scores" / f"{method}.json")
 
 
 def _table(scores: dict[str, Evaluation], steps: dict[str, int]) -> Table:

@@ -13,8 +13,8 @@ from foveate.bench.attention import CONVOLUTION, FULL, Point, Settings, slope
 from foveate.bench.machine import commit, cores, machine
 from foveate.bench.page import markdown_table
 from foveate.bench.plot import COLOURS, INK
+from foveate.figures import png_bytes
 from foveate.files import write_atomic
-from foveate.report.pictures import png_bytes
 
 COLUMNS = 5  # of small plots
 

@@ -10,8 +10,8 @@ from matplotlib.ticker import NullLocator
 
 from foveate.bench.rows import ALL, Row
 from foveate.bench.table import BASELINE, Estimate, Group, Key, group_rows, mean_dice
+from foveate.figures import png_bytes
 from foveate.files import write_atomic
-from foveate.report.pictures import png_bytes
 
 INK = "#30343b"
 # Paul Tol's "muted" colours, which people with any common colour blindness can tell apart; the baseline is grey.

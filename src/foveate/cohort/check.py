@@ -157,7 +157,8 @@ def check_cohort(
     problems += found + _also_in_test(cohort, facts)
     cohort = cohort.only({case.id for case in cohort.cases} - duplicates)
     facts = {case: fact for case, fact in facts.items() if case not in duplicates}
-    unlike, found = _outliers(cohort, facts, keep_outliers)
+    # A class may look unlike the others, and a rare one would be set aside whole: it is only said.
+    unlike, found = _outliers(cohort, facts, keep_outliers or cohort.task == "classification")
     problems += found
     cohort = cohort.only({case.id for case in cohort.cases} - unlike)
     facts = {case: fact for case, fact in facts.items() if case not in unlike}

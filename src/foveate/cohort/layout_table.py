@@ -42,8 +42,8 @@ def find_table(root: Path, data: dict[str, Any] | None) -> Cohort:
     problems += one_kind_of_file(root / "images", images)
     declared = data.get("channel_names")
     channels = read_channels(root / "dataset.json", declared, "channel_names", problems) if declared else ()
-    columns, rows = read_table(path)
-    rows = _rows_of_cases(path, rows, groups, problems)
+    columns, lines = read_table(path)
+    rows = _rows_of_cases(path, lines, groups, problems)
     task, names, exclusive = tasks_of_table(root)[0], list[str](), True
     targets: dict[str, Any] = {}
     if task == "regression":

@@ -172,7 +172,9 @@ def _displacement(rng: np.random.Generator) -> np.ndarray:
     """Displacement [3, *S] in mm of a diffeomorphism: seven squarings of a smooth velocity field."""
     shape = tuple(-(-size // VELOCITY_STRIDE) for size in SHAPE)
     step = SPACING * VELOCITY_STRIDE  # mm
-    field = np.stack([_smooth(shape, 50 / step, 4.0, rng) + _smooth(shape, 18 / step, 2.2, rng) for _ in shape])
+    field = np.stack(
+        [smooth_field(shape, 50 / step, 4.0, rng) + smooth_field(shape, 18 / step, 2.2, rng) for _ in shape]
+    )
     field = field / step / 2**7  # voxels of the coarse grid
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")).astype(np.float32)
     for _ in range(7):
@@ -182,7 +184,7 @@ def _displacement(rng: np.random.Generator) -> np.ndarray:
     return step * np.stack([ndimage.map_coordinates(c, fine, order=1, mode="nearest") for c in field])
 
 
-def _smooth(shape: tuple[int, ...], wavelength: float, deviation: float, rng: np.random.Generator) -> np.ndarray:
+def smooth_field(shape: tuple[int, ...], wavelength: float, deviation: float, rng: np.random.Generator) -> np.ndarray:
     """Gaussian random field ``[*shape]`` of zero mean: cubic splines through independent knots.
 
     wavelength: voxels between knots. deviation: standard deviation at the knots.
@@ -204,7 +206,7 @@ def _scan(tissues: np.ndarray, texture: np.ndarray, rng: np.random.Generator) ->
     image = image + rng.uniform(0.5, 1.5) * (white - grey) / 0.25 * texture
     image = np.clip(image, 0, None) ** rng.uniform(0.8, 1.25)
     image = ndimage.gaussian_filter(image, rng.uniform(0.0, 0.6))
-    image = image * np.exp(_smooth(SHAPE, 75 / SPACING, rng.uniform(0.05, 0.2), rng))
+    image = image * np.exp(smooth_field(SHAPE, 75 / SPACING, rng.uniform(0.05, 0.2), rng))
     level = rng.uniform(0.015, 0.07)
     real, imaginary = rng.normal(0, level, (2, *image.shape))
     magnitude = np.hypot(image + real, imaginary)  # Rician noise: a magnitude image

@@ -107,14 +107,12 @@ def _draw(cohort: Cohort, patients: list[str], count: int, source: random.Random
     first = {case.patient: case.target for case in sorted(cohort.labelled, key=lambda case: case.id, reverse=True)}
     for patient in patients:
         of_class.setdefault(JOINED.join(first[patient]), []).append(patient)
-    queues = [source.sample(members, len(members)) for _, members in sorted(of_class.items())]
-    chosen: list[str] = []
-    # Whoever has given the smallest share so far, of what it has beyond the one that it keeps, gives next.
-    given = [0] * len(queues)
-    while len(chosen) < count:
-        spare = [i for i in range(len(queues)) if given[i] < len(queues[i]) - 1]
-        spare = spare or [i for i in range(len(queues)) if given[i] < len(queues[i])]
-        next_ = min(spare, key=lambda i: ((given[i] + 1) / len(queues[i]), i))
-        chosen.append(queues[next_][given[next_]])
-        given[next_] += 1
-    return set(chosen)
+    strata = [source.sample(members, len(members)) for _, members in sorted(of_class.items())]
+    # In proportion by largest remainders; beyond what leaves each class a patient only where there is no other way.
+    shares = [count * len(members) / len(patients) for members in strata]
+    taken = [min(int(share), len(members) - 1) for share, members in zip(shares, strata, strict=True)]
+    while sum(taken) < count:
+        spare = [i for i, members in enumerate(strata) if taken[i] < len(members) - 1]
+        spare = spare or [i for i, members in enumerate(strata) if taken[i] < len(members)]
+        taken[max(spare, key=lambda i: (shares[i] - taken[i], -i))] += 1
+    return {patient for members, number in zip(strata, taken, strict=True) for patient in members[:number]}

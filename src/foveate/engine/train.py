@@ -203,11 +203,13 @@ def fit(
             raise explain_out_of_memory(fabric, plan, settings.network) from error
         raise
     recorder.finish()
+    held = None  # answers for the cases of validation
     if isinstance(validate, WholeValidation):
-        learner.task.fit(validate.logits(), validate.labels)
+        held = validate.logits()
+        learner.task.fit(held, validate.labels)
     task = learner.task.description() if kind.learns_labels else {"name": "reconstruction"}
     save_model(folder.path / "model", settings.network, task, plan, learner.model())
-    write_run_report(folder.path, plan, predictor if kind.learns_labels else None, prepared, split)
+    write_run_report(folder.path, plan, predictor if kind.learns_labels else None, prepared, split, held)
 
 
 def pretrain_first(here: Session, folder: RunFolder, first: Config, started: float) -> Path:

@@ -38,14 +38,14 @@ class WholeValidation:
         self.cases = [prepared[name] for name in cases]
         self.labels = np.stack([case.target for case in self.cases if case.target is not None])  # [N, K]
 
-    def logits(self) -> np.ndarray:
-        """``[N, K]``, in batches, so that no more than one is in memory."""
+    def logits(self, mirror: Sequence[int] | None = None) -> np.ndarray:
+        """``[N, K]``, in batches, so that no more than one is in memory. mirror: see ``WholePredictor.logits``."""
         step = self.predictor.batch
         parts = (self.cases[start : start + step] for start in range(0, len(self.cases), step))
-        return np.concatenate([self.predictor.logits([case.image for case in part]) for part in parts])
+        return np.concatenate([self.predictor.logits([case.image for case in part], mirror) for part in parts])
 
     def __call__(self) -> dict[str, float]:
-        return self.predictor.task.score(self.logits(), self.labels)
+        return self.predictor.task.score(self.logits(mirror=()), self.labels)  # for the eye: half the work will do
 
 
 class FreeEnergyGap:

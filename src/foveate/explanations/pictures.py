@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from foveate.explanations.randomise import Verdict
-from foveate.report.pictures import Cut, colours, cuts, intensity_window, mark_sides, outline, png_bytes
+from foveate.figures import png_bytes
+from foveate.report.pictures import Cut, colours, cuts, intensity_window, mark_sides, outline
 
 # In inches: side of a panel's field, its heading, room for the colour bar and between panels.
 _SIDE, _HEAD, _BAR, _GAP = 2.3, 0.72, 0.62, 0.14

@@ -30,6 +30,7 @@ DISTANCE = 0.3  # weight of the distances' own loss, as published
 class DualTask(Method):
     """The head of the distances is trained beside the network, by one optimiser, and is no part of the model."""
 
+    task: Segmentation
     reason: ClassVar[str] = "learns distances to the surface of a structure"
 
     strong_views: ClassVar[int] = 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 RESAMPLES = 2000
 SEED = 0
+_CHUNK = 2**17  # draws times cases at once: what a score holds of them then fits a cache
 
 
 def class_mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -28,13 +30,21 @@ def class_mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndar
 
 def draw_weights(patients: Sequence[str]) -> np.ndarray:
     """How often each case counts in each resample of the patients: float ``[RESAMPLES, cases]``, always the same."""
+    return next(_draws(patients, RESAMPLES))
+
+
+def _draws(patients: Sequence[str], step: int) -> Iterator[np.ndarray]:
+    """``draw_weights``, ``step`` draws at a time: for 100,000 cases it would take gigabytes at once."""
     _, group = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
     number = int(group.max()) + 1 if len(group) else 0
-    if number == 0:
-        return np.zeros((RESAMPLES, 0))
     rng = np.random.default_rng(SEED)
-    draws = rng.multinomial(number, np.full(number, 1 / number), size=RESAMPLES)  # [RESAMPLES, patients]
-    return draws[:, group].astype(float)
+    for start in range(0, RESAMPLES, step):
+        draws = min(step, RESAMPLES - start)
+        if number == 0:
+            yield np.zeros((draws, 0))
+        else:
+            counts = rng.multinomial(number, np.full(number, 1 / number), size=draws)  # [draws, patients]
+            yield counts[:, group].astype(float)
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
@@ -44,3 +54,32 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)
+
+
+class Estimate(NamedTuple):
+    """A score with its 95% interval; nan where it does not apply."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimates(
+    scores: Callable[[np.ndarray], Mapping[str, np.ndarray]], patients: Sequence[str], shifted: Collection[str] = ()
+) -> dict[str, Estimate]:
+    """Every score by its key, with its interval over patients; no interval with fewer than two of them.
+
+    scores: weights ``[draws, N]`` -> key -> ``[draws]``. patients: of the N cases. shifted: scores that noise can only
+    raise. Resampling adds noise of its own to them, so their draws are moved down to have the score as their mean.
+    """
+    values = {key: float(value[0]) for key, value in scores(np.ones((1, len(patients)))).items()}
+    if len(set(patients)) < 2:
+        return {key: Estimate(value, float("nan"), float("nan")) for key, value in values.items()}
+    parts = [scores(weights) for weights in _draws(patients, max(1, _CHUNK // len(patients)))]
+    found = {}
+    for key, value in values.items():
+        draws = np.concatenate([part[key] for part in parts])
+        if key in shifted:
+            draws = np.maximum(draws - np.nanmean(draws) + value, 0.0)
+        found[key] = Estimate(value, *interval(draws))
+    return found

@@ -1,4 +1,4 @@
-"""Predictions against labels: find the pairs, refuse what cannot be compared, score the rest."""
+"""Label maps against labels: find the pairs, refuse what cannot be compared, score the rest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from foveate.metrics.pairs import References, find_references, match_predictions
 from foveate.metrics.result import Evaluation
 
 
-def evaluate(
+def evaluate_labels(
     predictions: Path | str,
     labels: Path | str,
     *,
@@ -52,7 +52,7 @@ def evaluate(
     """
     if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise refuse("tolerance_mm", "value", tolerance_mm, "a length of 0 mm or more", "Give another tolerance.")
-    target = _target(json)
+    target = writable(json)
     references = find_references(Path(labels))
     ids = _chosen(references, cases, Path(labels))
     files = match_predictions(Path(predictions), references)
@@ -216,8 +216,8 @@ def _chosen(references: References, cases: Sequence[str] | None, labels: Path) -
     return list(dict.fromkeys(cases))
 
 
-def _target(path: Path | str | None) -> Path | None:
-    # Found out before the work, not after it.
+def writable(path: Path | str | None) -> Path | None:
+    """The file to write to. Raises InputError for a folder: before the work, not after it."""
     if path is None:
         return None
     if Path(path).is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from json import dumps
@@ -15,6 +14,7 @@ from foveate.errors import Problem, refuse
 from foveate.files import write_atomic
 from foveate.metrics import bootstrap
 from foveate.metrics.case import METRICS, CaseScores, State
+from foveate.metrics.task_result import without_nan
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,7 +110,7 @@ class Evaluation:
             "warnings": [str(problem) for problem in self.problems],
             "cases": [self._row(case) for case in self.cases],
         }
-        cleaned: dict[str, Any] = _without_nan(out)
+        cleaned: dict[str, Any] = without_nan(out)
         return cleaned
 
     def _row(self, case: CaseScores) -> dict[str, Any]:
@@ -156,11 +156,3 @@ def paired_difference(first: Evaluation, second: Evaluation, metric: str = "dice
         return mean, float("nan"), float("nan")
     weights = bootstrap.draw_weights([case.patient for case in first.cases])
     return mean, *bootstrap.interval(bootstrap.class_mean(a, weights) - bootstrap.class_mean(b, weights))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -188,7 +188,7 @@ def _sweep(scan: Scan, grid: Grid, decode: Callable[[Tensor], Tensor], out: np.n
 
 AnyPredictor = Predictor | WholePredictor
 # Of each task; those that are not here answer nothing that can be written.
-PREDICTORS: dict[str, type[AnyPredictor]] = {
+PREDICTORS: dict[str, Callable[..., AnyPredictor]] = {
     "segmentation": Predictor,
     "classification": WholePredictor,
     "regression": WholePredictor,

@@ -14,13 +14,16 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from foveate.figures import INK
 from foveate.files import write_atomic
-from foveate.report.pictures import INK, View, case_views, colours, curve_picture
+from foveate.report.pictures import View, case_views, colours, curve_picture
 
 _CURVES = (
     ("loss", "Loss"),
     ("learning_rate", "Learning rate"),
     ("dice", "Validation Dice"),
+    ("macro_f1", "Validation macro F1"),
+    ("mae", "Validation mean absolute error"),
 )
 _HEADERS = {"dice": "Dice", "nsd": "Surface Dice"} | {
     f"{key}_{unit}": f"{name} ({unit})" for key, name in (("hd95", "HD95"), ("asd", "ASD")) for unit in ("mm", "px")
@@ -58,6 +61,7 @@ def write_report(
     classes: Sequence[str] | Mapping[str, int | tuple[int, ...]] = (),
     command: str = "",
     provenance: Mapping[str, Any] | None = None,
+    confusion: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write the page and return its path; all text is escaped and nothing is loaded from elsewhere.
 
@@ -65,7 +69,8 @@ def write_report(
     such as what the cohort cannot claim. table: rows with the same keys; a pair of numbers under ``X_interval``
     is shown below X. curves: name of a run -> records of its log.jsonl (step, loss, learning_rate, dice).
     cases: shown worst Dice first, those without a Dice last. classes: names of the label values 1, 2, ...,
-    or name -> value or values. provenance: data hashes, versions, seed and so on.
+    or name -> value or values. provenance: data hashes, versions, seed and so on. confusion: a row for each class,
+    how often cases of it got each answer.
 
     Raises OSError or DiskFull when the file cannot be written; an earlier one is then still there.
     """
@@ -77,6 +82,7 @@ def write_report(
         subtitle=subtitle,
         notes=list(notes),
         table=_table(table),
+        confusion=_table(confusion),
         curves=_curves(dict(curves or {})),
         legend=list(zip(named, colours(len(named)), strict=True)),
         labelled=any(case.label is not None for case in cases),

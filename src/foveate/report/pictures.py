@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from PIL import Image
+
+from foveate.figures import INK, png_bytes
 
 # Okabe and Ito's palette, which people with any common colour blindness can tell apart, bright ones first.
 PALETTE = ("#E69F00", "#56B4E9", "#00C08B", "#F0E442", "#CC79A7", "#FF6F3C", "#7FA8FF")
-INK = {"light": "#30343b", "dark": "#d5d9e0"}  # text and axes of the curves on a light and on a dark page
 _LINES = {"light": ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "dark": ("#56B4E9", "#E69F00", "#2FD6A3", "#E79FC6")}
 _INCHES, _DPI = 3.6, 120
 
@@ -258,15 +256,3 @@ def _running_median(values: np.ndarray) -> np.ndarray:
     window = max(3, len(values) // 30)
     padded = np.pad(values, (window // 2, window - 1 - window // 2), mode="edge")
     return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(padded, window), axis=-1))
-
-
-def png_bytes(figure: Figure, colours: int | None = None) -> bytes:
-    """The figure as PNG; with ``colours`` reduced to a palette, a third of the size."""
-    out = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(out)
-    if colours is None:
-        return out.getvalue()
-    small = io.BytesIO()
-    with Image.open(out) as picture:
-        picture.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    return small.getvalue()

@@ -12,19 +12,33 @@ from foveate.batches.cache import PreparedCase, PreparedCohort
 from foveate.cohort.plan import Plan
 from foveate.cohort.split import Split
 from foveate.predict.predictor import AnyPredictor, Predictor
+from foveate.predict.whole import WholePredictor
 from foveate.report.page import ReportCase, write_report
+from foveate.report.whole import answer_pictures, confusion
 
 PICTURES = 6  # cases shown
+# Of each task: key of the log -> name in the table.
+SCORES = {
+    "segmentation": {"dice": "validation Dice"},
+    "classification": {"macro_f1": "validation macro F1", "accuracy": "validation accuracy"},
+    "regression": {"mae": "validation mean absolute error"},
+}
 
 
 def write_run_report(
-    run: Path, plan: Plan, predictor: AnyPredictor | None, prepared: PreparedCohort, split: Split
+    run: Path,
+    plan: Plan,
+    predictor: AnyPredictor | None,
+    prepared: PreparedCohort,
+    split: Split,
+    held: np.ndarray | None = None,
 ) -> Path:
     """Write ``run/report.html`` from the run's records and predictions on prepared scans; returns its path.
 
     Held-back cases are shown where there are some; else a few training and unlabelled cases, marked as such, whose
     pictures show that training worked and not how well the model does on new scans. predictor: None after
-    pre-training, which leaves nothing to predict with.
+    pre-training, which leaves nothing to predict with. held: logits ``[N, K]`` of the cases of validation, where an
+    image has one answer.
     """
     records = read_log(run)
     provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
@@ -49,10 +63,19 @@ def write_run_report(
         "patch": " x ".join(map(str, plan.patch)),
         "batch": plan.batch,
         "steps": max((record["step"] for record in records), default=0),
-        "validation Dice": next((r["dice"] for r in reversed(records) if r.get("dice") is not None), None),
     }
+    for key, title in SCORES[plan.task].items():
+        summary[title] = next((r[key] for r in reversed(records) if r.get(key) is not None), None)
     if gaps := [record["free_energy_gap"] for record in records if record.get("free_energy_gap") is not None]:
         summary["free-energy gap"] = gaps[-1]  # of scans held back to scans that teach
+    whole = isinstance(predictor, WholePredictor)
+    cases, table = list[ReportCase](), list[dict[str, Any]]()
+    if isinstance(predictor, WholePredictor):
+        cases = answer_pictures(predictor, prepared, shown)
+        table = [] if held is None else confusion(predictor, prepared, split.validation, held)
+        summary |= {name: value for name, value in predictor.task.description().items() if name != "name"}
+    elif predictor:
+        cases = [_picture(prepared[name], caption, predictor) for name, caption in shown]
     return write_report(
         run,
         title="Foveate training run",
@@ -60,10 +83,9 @@ def write_run_report(
         notes=notes,
         table=[summary],
         curves={summary["method"]: records},
-        cases=[_picture(prepared[name], caption, predictor) for name, caption in shown]
-        if isinstance(predictor, Predictor)
-        else [],
-        classes=plan.classes,
+        cases=cases,
+        classes={} if whole else plan.classes,
+        confusion=table,
         command=" ".join(provenance["command"]),
         provenance={"seed": provenance["seed"], "cases": len(provenance["data"]), **provenance["versions"]},
     )

@@ -1,7 +1,7 @@
 """Classification of whole images: classes that exclude each other (a softmax), or several at once (a sigmoid each).
 
-Sources: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, sec. 4.2 (temperature scaling). Departure:
-one temperature also for classes that do not exclude each other, over all of their yes-or-no answers.
+Probabilities are calibrated by one temperature (see ``calibration``), also those of classes that do not exclude each
+other, over all of their yes-or-no answers.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from foveate.cohort.plan import Plan
+from foveate.tasks.calibration import HIGHEST, LOWEST, fit_temperature
 from foveate.tasks.task import Target, Task
-
-RANGE = (0.05, 20.0)  # of temperatures
-FEWEST = 10  # cases to fit a temperature on: it is one number, but fewer say nothing of it
 
 
 class Classification(Task):
@@ -82,19 +79,11 @@ class Classification(Task):
 
     def restore(self, description: Mapping[str, Any]) -> None:
         self.temperature = float(description.get("temperature", 1.0))
-        if not RANGE[0] <= self.temperature <= RANGE[1]:
+        if not LOWEST <= self.temperature <= HIGHEST:
             raise ValueError(f"temperature {self.temperature}")
 
     def fit(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """The temperature of the least cross-entropy, every case with weight 1: that is what probabilities claim.
-
-        It stays 1 with fewer cases than FEWEST.
-        """
-        if len(logits) < FEWEST:
-            return
-        answers, truth = torch.from_numpy(logits).double(), torch.from_numpy(labels).double()
-        bounds = tuple(np.log(RANGE))
-        found = minimize_scalar(
-            lambda t: float(self.cross_entropy(answers / np.exp(t), truth).mean()), bounds=bounds, method="bounded"
-        )
-        self.temperature = round(float(np.exp(found.x)), 4)
+        """The temperature for held-back cases, both ``[N, K]``, every case with weight 1: that is what probabilities
+        claim. It stays 1 with too few cases, which is said."""
+        found = fit_temperature(torch.from_numpy(logits), torch.from_numpy(labels), self.exclusive)
+        self.temperature = round(found, 4)

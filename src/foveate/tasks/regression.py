@@ -10,6 +10,7 @@ than that quantile needs, the interval is the model's own, 1.645 deviations; by 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.cohort.plan import Plan
+from foveate.tasks.calibration import interval_scale
 from foveate.tasks.task import Target, Task
 
 LEVEL = 0.9  # share of numbers that an interval is to hold
@@ -101,8 +103,15 @@ class Regression(Task):
             raise ValueError(f"factor {self.factor}")
 
     def fit(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """The ceil((n + 1) LEVEL)-th smallest |error| / deviation of n cases; unchanged where that is beyond n."""
-        rank = math.ceil((len(logits) + 1) * LEVEL)
-        if rank <= len(logits):
-            errors = np.abs(labels - logits[:, :1]) * self.std / self.deviations(logits)
-            self.factor = round(float(np.sort(errors[:, 0])[rank - 1]), 4)
+        """The factor that makes intervals hold LEVEL of new cases, from held-back ones; with too few of them it stays,
+        which is said."""
+        errors = (labels - logits[:, :1]) * self.std / self.deviations(logits)
+        found = interval_scale(torch.from_numpy(errors), LEVEL)
+        if math.isfinite(found):
+            self.factor = round(found, 4)
+        else:
+            own = "as wide as the network itself says" if self.gaussian else "not given"
+            warnings.warn(
+                f"{len(logits)} labelled validation cases are too few for intervals of {LEVEL:.0%}: they are {own}.",
+                stacklevel=2,
+            )

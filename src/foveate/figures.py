@@ -1,0 +1,23 @@
+"""Figures as PNG bytes: the one writer behind every picture and plot."""
+
+from __future__ import annotations
+
+import io
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+INK = {"light": "#30343b", "dark": "#d5d9e0"}  # text and axes on a light and on a dark page
+
+
+def png_bytes(figure: Figure, colours: int | None = None) -> bytes:
+    """The figure as PNG; with ``colours`` reduced to a palette, a third of the size."""
+    out = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(out)
+    if colours is None:
+        return out.getvalue()
+    small = io.BytesIO()
+    with Image.open(out) as picture:
+        picture.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
