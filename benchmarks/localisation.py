@@ -2,10 +2,10 @@
 
     python benchmarks/localisation.py [--data DIR] [--minutes 4 | --steps N] [--size 128] [--write]
 
-A lesion of soft edge and texture (planted.py) is drawn into half of the scans that the network learns from, which is
-told which ones and not where. Pictures: those of brain_tumour/no_tumor; volumes: a folder with images/. The scored scans
-appear once with and once without a lesion; others, with lesions, choose the threshold of the map alone. The pictures
-have no patient ids: slices of one patient may stand on both sides.
+A lesion of soft edge and texture (planted.py) is drawn into half of the scans that the network learns from. It is told
+which ones, and not where. Pictures: those of brain_tumour/no_tumor; volumes: a folder with images/. The scored scans
+appear once with and once without a lesion; others, with lesions, choose the threshold of the map and nothing else. The
+pictures have no patient ids: slices of one patient may stand on both sides.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from foveate.explanations.whole import evidence
 from foveate.io import PICTURE_SUFFIXES, image_suffix, read_image
 from foveate.io.volume import Volume
 from foveate.metrics.bootstrap import class_mean, draw_weights, interval
+from foveate.metrics.classification import ranking
 from foveate.metrics.localisation import Located, localisation_scores, locate
 from foveate.predict.whole import WholePredictor
 from planted import CONTRAST, RADIUS, plant, tissue
@@ -83,14 +84,6 @@ def write_dataset(folder: Path, scans: Sequence[Scan]) -> None:
             table.writerow([item.name, "none" if item.mask is None else "lesion", item.patient])
 
 
-def auroc(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Share of pairs of a case with and one without that are in order, ties a half: ``[draws]`` of weights
-    ``[draws, cases]``."""
-    order = np.sign(scores[truth][:, None] - scores[~truth][None]) / 2 + 0.5
-    pairs = np.einsum("dp,pn,dn->d", weights[:, truth], order, weights[:, ~truth])
-    return pairs / (weights[:, truth].sum(1) * weights[:, ~truth].sum(1))
-
-
 def shown(value: float, ends: Sequence[float]) -> str:
     return f"{value:.2f} ({ends[0]:.2f} to {ends[1]:.2f})"
 
@@ -138,12 +131,14 @@ def compare(predictor: WholePredictor, choosing: Sequence[Scan], scored: Sequenc
         row("IoU by Otsu's threshold", "otsu", "iou"),
     ]
     weights = draw_weights([item.patient for item in scored])
-    area = shown(auroc(answers, truth, np.ones((1, len(truth))))[0], interval(auroc(answers, truth, weights)))
+    targets = truth.astype(float)
+    once = ranking(targets, answers, np.ones((1, len(truth)))).auroc[0]
+    area = shown(once, interval(ranking(targets, answers, weights).auroc))
     right = ((answers > 0.5) == truth).astype(float)[:, None]
     accuracy = shown(class_mean(right)[0], interval(class_mean(right, weights)))
     said = (
-        f"AUROC {area}, accuracy {accuracy} on {truth.sum()} scans with and {(~truth).sum()} without a lesion, the same "
-        f"ones. Below: the {len(found['exact'])} of those with a lesion that the network recognises."
+        f"AUROC {area}, accuracy {accuracy}, on {truth.sum()} scans, each with and without a lesion. "
+        f"Below: those {len(found['exact'])} with a lesion for which the network says so."
     )
     return rows, said
 
@@ -185,14 +180,14 @@ def main(arguments: Sequence[str] | None = None) -> str:
         assert isinstance(predictor, WholePredictor)
         rows, said = compare(predictor, choosing, scored)
     options = [f"--{name} {value:g}" for name, value in bound.items()]
+    options += [f"--size {given.size}"] if given.size != parser.get_default("size") else []
     table = markdown_table(["", "evidence map", "random place", "middle"], rows)
-    lesion = (
-        f"Lesions: mean radius {RADIUS[0]:.0%} to {RADIUS[1]:.0%} of the longest side, {CONTRAST[0]:g} to {CONTRAST[1]:g} "
-        f"deviations of the head brighter. {len(teaching)} scans to learn from, half with a lesion; {len(choosing)} others "
-        "choose the threshold. Random and middle are told the lesion's size for the IoU."
-    )
-    command = f"`python benchmarks/localisation.py {' '.join(options)}` · commit {commit()} · {machine(torch.get_num_threads())}"
-    text = f"{said}\n\n{table}\n\n{lesion}\n\n{command}"
+    sizes = f"mean radius {RADIUS[0]:.0%} to {RADIUS[1]:.0%} of the longest side"
+    contrast = f"{CONTRAST[0]:g} to {CONTRAST[1]:g} deviations of the head brighter"
+    counts = f"{len(teaching)} scans to learn from, half with a lesion; {len(choosing)} others choose the threshold"
+    lesion = f"Lesions: {sizes}, {contrast}. {counts}. Random and middle are told the lesion's size for the IoU."
+    origin = f"commit {commit()} · {machine(torch.get_num_threads())}"
+    text = f"{said}\n\n{table}\n\n{lesion}\n\n`python benchmarks/localisation.py {' '.join(options)}` · {origin}"
     print(text)
     if given.write:
         write_section(SECTION, text)

@@ -186,7 +186,7 @@ def test_what_makes_no_sense_is_refused_before_any_work(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=match):
             foveate.explain(model, tmp_path / "scans", tmp_path / "out", **wrong)
     Image.fromarray(np.ones((9, 9), np.uint8)).save(tmp_path / "masks" / "a.png")
-    with pytest.raises(InputError, match="grid|shape"):
+    with pytest.raises(InputError, match=r"grid|shape"):
         foveate.explain(model, tmp_path / "scans", tmp_path / "out", masks=tmp_path / "masks")
     assert not (tmp_path / "out").exists()
 
