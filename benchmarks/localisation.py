@@ -121,19 +121,17 @@ def compare(predictor: WholePredictor, choosing: Sequence[Scan], scored: Sequenc
 
     def row(title: str, name: str, key: str) -> list[str]:
         ends = ("", "_random", "_centre")
+        if name not in scores:  # no lesion was recognised
+            return [title, "", "", ""]
         return [title, *(shown(scores[name][f"{key}{end}"], scores[name][f"{key}{end}_interval"]) for end in ends)]  # type: ignore[arg-type]
 
     unit = "pixels" if scored[0].image.dims == 2 else "mm"
-    rows = (
-        []
-        if not found["exact"]
-        else [
-            row("pointing game, in the lesion", "exact", "pointing"),
-            row(f"pointing game, within {tolerance:.1f} {unit}", "near", "pointing"),
-            row(f"IoU above {threshold.share:.2f} of the maximum", "exact", "iou"),
-            row("IoU by Otsu's threshold", "otsu", "iou"),
-        ]
-    )
+    rows = [
+        row("pointing game, in the lesion", "exact", "pointing"),
+        row(f"pointing game, within {tolerance:.1f} {unit}", "near", "pointing"),
+        row(f"IoU above {threshold.share:.2f} of the maximum", "exact", "iou"),
+        row("IoU by Otsu's threshold", "otsu", "iou"),
+    ]
     weights = draw_weights([item.patient for item in scored])
     targets = truth.astype(float)
     once = ranking(targets, answers, np.ones((1, len(truth)))).auroc[0]

@@ -198,10 +198,12 @@ def test_the_commands_from_class_folders_to_a_map(tmp_path: Path, capsys: pytest
     given = ["--task", "classification", "--network", "attention_cnn", "--steps", "2", "--device", "cpu", "--quiet"]
     for command in (
         ["train", str(data), str(run), *given],
-        ["explain", str(run), str(data), str(out), "--of", "lesion"],
+        ["explain", str(run), str(data / "none" / "none1.png"), str(out), "--of", "lesion"],
     ):
         with pytest.raises(SystemExit) as exit_:
             main(command)
         assert exit_.value.code in (0, None)
     assert "overview.png" in capsys.readouterr().out
-    assert len(json.loads((out / "explain.json").read_text())["cases"]) == 6
+    (case,) = json.loads((out / "explain.json").read_text())["cases"]
+    assert case["located"]["of"] == "lesion"
+    assert all((out / entry["file"]).is_file() for entry in case["maps"])

@@ -7,8 +7,8 @@ from foveate.attention import ATTENTION
 from foveate.cohort.plan import ChannelPlan
 from foveate.config import AttentionSlots, NetworkConfig
 from foveate.errors import InputError
-from foveate.networks import NETWORKS, build_network
-from toys import tiny_plan
+from foveate.networks import build_network
+from toys import SEGMENTING, tiny_plan
 
 CHANNELS = 3
 PLANS = {
@@ -25,7 +25,7 @@ PLANS = {
     "one stage": tiny_plan(2, patch=(5, 7), widths=(4,), strides=((1, 1),)),
 }
 
-every_network = pytest.mark.parametrize("name", NETWORKS)
+every_network = pytest.mark.parametrize("name", SEGMENTING)
 every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 
 
