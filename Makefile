@@ -54,14 +54,14 @@ bench-left-atrium: $(READY)
 # Every method on cases that are not those of the test, which stay untouched: for choosing.
 bench-screen-hippocampus: $(READY)
 	$(LABEL_EFFICIENCY) $(DATA)/hippocampus --classes anterior=1,posterior=2 --methods all --labels 8 --seeds 1 \
-	  --minutes 10 --score benchmarks/splits/hippocampus_validation.txt \
+	  --minutes 10 --clock processor --threads 1 --score benchmarks/splits/hippocampus_validation.txt \
 	  --without benchmarks/splits/hippocampus_test.txt $(PLACES) --section hippocampus-validation
 
 # Every attention block, screened on the same cases as the methods.
 BLOCKS ?= all
 bench-ablation: $(READY)
 	$(BIN)/foveate bench ablation $(DATA)/hippocampus --classes anterior=1,posterior=2 --blocks $(BLOCKS) \
-	  --minutes 5 --score benchmarks/splits/hippocampus_validation.txt \
+	  --minutes 5 --clock processor --threads 1 --score benchmarks/splits/hippocampus_validation.txt \
 	  --without benchmarks/splits/hippocampus_test.txt --results benchmarks/results --work benchmarks/runs \
 	  --docs docs/attention.md
 

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -186,7 +187,8 @@ def section(trained: Table, augmented: Table, rounds: int, steps: int, threads: 
         "encoder stage, one convolution per decoder stage), in bfloat16 where the processor computes with it. Both "
         "use deep supervision. The sides take turns, and the one that is not measured is stopped; medians over turns."
     )
-    origin = [f"`python benchmarks/throughput.py {options}`", f"commit {commit()}", machine(threads), f"torch {TORCH}"]
+    origin = [f"`python benchmarks/throughput.py {options}`", f"commit {commit()}", machine(threads)]
+    origin.append(f"torch {version('torch')}, and {TORCH[0]} for nnU-Net")
     turns = [f"{rounds} turns of {count} steps" for count in (steps, 10 * steps)]
     shape = f"patch {sizes[0]}, batch {BATCH}, widths {'-'.join(map(str, WIDTHS))}"
     parts = [

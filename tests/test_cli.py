@@ -62,17 +62,18 @@ def test_train_hands_over_every_option(monkeypatch: pytest.MonkeyPatch, capsys: 
     calls = Calls(Path("r"))
     monkeypatch.setattr("foveate.engine.train.train", calls)
     assert leave("train", "d", "r") == 0
-    nothing = dict.fromkeys(["labelled", "minutes", "steps", "method", "network", "init", "pretrain", "seed", "device"])
-    nothing["config"] = None
+    names = "labelled minutes steps task method network init pretrain seed device config"
+    nothing = dict.fromkeys(names.split())
     assert calls[0] == ((Path("d"), Path("r")), {**nothing, "set": (), "resume": False, "quiet": False})
     assert "report.html" in capsys.readouterr().out
-    line = "train d r --labelled ids.txt --minutes 1.5 --method supervised --network unet --init old --seed 4"
-    line += " --pretrain dbn --device gpu:0 --config c.yaml --set a=1 --resume -q"
+    line = "train d r --labelled ids.txt --minutes 1.5 --task segmentation --method supervised --network unet"
+    line += " --init old --seed 4 --pretrain dbn --device gpu:0 --config c.yaml --set a=1 --resume -q"
     assert leave(*line.split(), "--set", "b.c=[1, 2]") == 0
     assert calls[1][1] == {
         "labelled": Path("ids.txt"),
         "minutes": 1.5,
         "steps": None,
+        "task": "segmentation",
         "method": "supervised",
         "network": "unet",
         "init": Path("old"),

@@ -11,7 +11,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "foveate"
 
 # Lowest first; names in one row may not import each other, except within one folder.
 ORDER = [
-    ("errors", "config", "figures", "files", "text", "layers", "__init__"),
+    ("errors", "config", "figures", "files", "text", "layers", "boxes", "__init__"),
     ("io",),
     ("cohort",),
     ("batches",),
@@ -26,7 +26,7 @@ ORDER = [
     ("engine",),
     ("bench",),
     ("demo",),
-    ("demo_classification",),  # of the same kind, and written with what that one has
+    ("demo_classification", "demo_detection"),  # of the same kind, and written with what that one has
     ("cli",),
     ("__main__",),
 ]

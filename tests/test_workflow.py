@@ -204,10 +204,11 @@ def test_one_labelled_case_is_planned_and_trained_and_claims_nothing(tmp_path: P
     assert foveate.load(run).predict(data / "images" / "c2.nii.gz").shape == SHAPE
 
 
-def test_a_bound_in_minutes_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("clock", ["wall", "processor"])
+def test_a_bound_in_minutes_is_kept(tmp_path: Path, clock: str) -> None:
     data = volumes(tmp_path / "scans", labelled=2, cases=3)
     run = put_plan(tmp_path / "run", plan(3, 1, {"class 1": 1, "class 2": 2}))
-    foveate.train(data, run, minutes=0.1, quiet=True)
+    foveate.train(data, run, minutes=0.1, set=[f"clock={clock}"], quiet=True)
     records = read_log(run)
     assert records[-1]["seconds"] <= 6.0
     assert records[-1]["learning_rate"] < 0.2 * max(record["learning_rate"] for record in records)

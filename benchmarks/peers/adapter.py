@@ -2,7 +2,7 @@
 
 The command line is the one that ``foveate bench label-efficiency --peer NAME=ADAPTER.py`` calls:
 
-    ADAPTER.py TRAIN LABELLED IMAGES OUT --minutes M --threads N --seed S --device D
+    ADAPTER.py TRAIN LABELLED IMAGES OUT --minutes M --threads N --seed S --device D --clock C
 
 TRAIN is a dataset in the plain layout, LABELLED the file with the ids whose labels may be used, IMAGES the folder of
 the scans to predict. An adapter leaves OUT/predictions, a label file for each scan under the scan's name, and
@@ -28,7 +28,7 @@ from foveate.files import write_atomic
 from foveate.io import case_stem, image_suffix
 
 ENVIRONMENTS = Path(__file__).resolve().parents[1] / "runs" / "peers"
-TORCH = "2.13.0"
+TORCH = ("torch==2.14.1", "torchvision==0.29.1")  # a pair: peers import both
 STARTED = time.time()
 
 
@@ -43,11 +43,15 @@ class Task:
     threads: int
     seed: int
     device: str
+    clock: str
 
     @property
-    def deadline(self) -> float:
-        """When the model has to be there, as ``time.time()``."""
-        return STARTED + 60 * self.minutes
+    def left(self) -> float:
+        """Seconds until the model has to be there, by the clock that was asked for."""
+        spent = time.time() - STARTED
+        if self.clock == "processor":  # of this process and of those that it has waited for, as foveate counts it
+            spent = sum(os.times()[:4]) / self.threads
+        return 60 * self.minutes - spent
 
     @property
     def cuda(self) -> bool:
@@ -70,26 +74,28 @@ def read_task(about: str | None) -> Task:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--device", default="cpu", choices=["cpu", "gpu", "gpu:0"])
+    parser.add_argument("--clock", default="wall", choices=["wall", "processor"])
     given = parser.parse_args()
     cohort = keep_labelled(find_cohort(given.train), read_ids(given.labelled), given.labelled)
     if any(len(case.images) > 1 for case in cohort.cases) or len(cohort.channels) > 1:
         raise SystemExit("scans of several channels are not handed to peers")
     out = given.out.resolve()
     (out / "predictions").mkdir(parents=True, exist_ok=True)
-    return Task(cohort, given.images.resolve(), out, given.minutes, given.threads, given.seed, given.device)
+    told = (given.minutes, given.threads, given.seed, given.device, given.clock)
+    return Task(cohort, given.images.resolve(), out, *told)
 
 
 def environment(name: str, *packages: str) -> Path:
     """The bin folder of an environment with a peer's packages, made when it is not there."""
     venv = ENVIRONMENTS / f"{name}-venv"
     ready = venv / "ready"
-    wanted = " ".join([f"torch=={TORCH}", *packages])
+    wanted = " ".join([*TORCH, *packages])
     if not ready.exists() or ready.read_text(encoding="utf-8") != wanted:
         print(f"Installing {wanted} into {venv}: minutes, once", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
         pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, f"torch=={TORCH}"], check=True)  # alone, so that nothing asks for another build of it
-        subprocess.run([*pip, *packages, f"torch=={TORCH}"], check=True)
+        subprocess.run([*pip, *TORCH], check=True)  # alone, so that nothing asks for another build of it
+        subprocess.run([*pip, *packages, *TORCH], check=True)
         ready.write_text(wanted, encoding="utf-8")
     return venv / "bin"
 

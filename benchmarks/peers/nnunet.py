@@ -8,6 +8,7 @@ nnUNetv2_predict with its mirroring, from the last checkpoint. It learns from th
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,8 @@ def main() -> None:
     binaries = environment("nnunet", f"nnunetv2=={VERSION}")
     folders = {part: task.out / "nnunet" / part for part in ("raw", "preprocessed", "results")}
     env = {f"nnUNet_{part}": str(folder) for part, folder in folders.items()}
-    workers = str(task.threads if task.threads > 1 else 0)  # beside the training's own threads; 0: none
-    env |= {"nnUNet_n_proc_DA": workers, "nnUNet_compile": "f", "OMP_NUM_THREADS": str(task.threads)}
-    env |= {"PEER_SEED": str(task.seed), "PEER_THREADS": str(task.threads), "PEER_DEADLINE": str(task.deadline)}
+    env |= {"nnUNet_compile": "f", "OMP_NUM_THREADS": str(task.threads)}
+    env |= {"PEER_SEED": str(task.seed), "PEER_THREADS": str(task.threads), "PEER_CLOCK": task.clock}
     env |= {"PEER_FACTS": str(task.out / "facts.json")}
     env |= {"nnUNet_extTrainer": str(Path(__file__).resolve().parent / "nnunet_trainer")}
     configuration = "2d" if task.cohort.dims == 2 else "3d_fullres"
@@ -37,6 +37,10 @@ def main() -> None:
     prepare = ["-d", NUMBER, "-c", configuration, "-np", processes, "-npfp", processes]
     run([binaries / "nnUNetv2_plan_and_preprocess", *prepare], env)
     trainer = ["-tr", "nnUNetTrainerMinutes"]
+    # Workers beside the training's own threads, or none; the planning takes no 0 for an answer.
+    env["nnUNet_n_proc_DA"] = str(task.threads if task.threads > 1 else 0)
+    # What the preparation took is known now; the trainer's processor time starts at nought.
+    env["PEER_DEADLINE"] = str(task.left + (time.time() if task.clock == "wall" else 0))
     run([binaries / "nnUNetv2_train", NUMBER, configuration, "all", *trainer, *device], env)
     scans = ["-i", task.out / "nnunet" / "scans", "-o", task.out / "predictions", "-npp", "1", "-nps", "1"]
     run([binaries / "nnUNetv2_predict", *scans, "-d", NUMBER, "-c", configuration, "-f", "all", *trainer, *device], env)

@@ -25,7 +25,7 @@ from adapter import Task, environment, read_task, run
 from foveate.errors import FoveateError
 
 VERSION = "0.6.2"
-UNDECLARED = ("torchvision==0.28.0", "scipy<2", "einops", "timm", "ml_collections", "monai", "imops")  # but imported
+UNDECLARED = ("scipy<2", "einops", "timm", "ml_collections", "monai", "imops")  # but imported
 PROBE = 6  # iterations of the first training
 VALIDATIONS = 10
 DIVISOR = 16  # of the patch: the network halves it four times
@@ -113,6 +113,8 @@ sliding_window_stride = {stride}
 def main(supervision: str = "semi_sup") -> None:
     """supervision: as PyMIC calls it, semi_sup or fully_sup."""
     task = read_task(__doc__)
+    if task.clock != "wall":
+        raise SystemExit("PyMIC logs the time that passes, so it can be given no other: use --clock wall")
     values = sorted(value for value in task.cohort.classes.values() if isinstance(value, int))
     if task.cohort.dims != 3 or values != list(range(1, len(task.cohort.classes) + 1)):
         raise SystemExit("PyMIC gets volumes whose classes are 1, 2, 3, ... and no regions")

@@ -27,12 +27,16 @@ app = typer.Typer(
 )
 app.add_typer(bench_app, name="bench")
 _verbose = False
-DEMOS = {"segmentation": "foveate.demo", "classification": "foveate.demo_classification"}
+DEMOS = {
+    "segmentation": "foveate.demo",
+    "classification": "foveate.demo_classification",
+    "detection": "foveate.demo_detection",
+}
 
 Data = Annotated[
     Path,
     typer.Argument(
-        help="Dataset folder: nnU-Net raw, MSD, images/ + labels/, class folders, or images/ + labels.csv.",
+        help="Dataset folder: nnU-Net raw, MSD, images/ + labels/, class folders, or images/ + labels.csv or boxes.",
         metavar="DATA",
     ),
 ]
@@ -42,7 +46,9 @@ Labelled = Annotated[
 ]
 Task = Annotated[
     str | None,
-    typer.Option(help="segmentation, classification or regression; by default what the dataset's layout says."),
+    typer.Option(
+        help="segmentation, classification, regression or detection; by default what the dataset's layout says."
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, gpu, gpu:0 or mps; by default the best there is.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -97,7 +103,7 @@ def train(
         str | None,
         typer.Option(
             help="unet (default), attention_unet, dual_attention, fusion_unet, hybrid, ms_can, spp_attention or "
-            "window_unet; classifier (default) or attention_cnn for whole images."
+            "window_unet; classifier (default) or attention_cnn for whole images, detector for boxes."
         ),
     ] = None,
     init: Annotated[
@@ -232,7 +238,7 @@ def labels_needed(
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder for what the demo makes.", metavar="OUT")] = Path("demo"),
     minutes: Annotated[float | None, typer.Option(help="Training time per method.")] = None,
-    task: Annotated[str, typer.Option(help="segmentation or classification.")] = "segmentation",
+    task: Annotated[str, typer.Option(help="segmentation, classification or detection.")] = "segmentation",
 ) -> None:
     """Train on scans simulated on real anatomy, offline, and compare two methods: about five minutes."""
     if task not in DEMOS:

@@ -50,7 +50,8 @@ class NetworkConfig(Strict):
 class MethodConfig(Strict):
     """Name of METHODS and the options of the methods that learn from unlabelled scans.
 
-    unlabelled_weight: weight of the unlabelled loss once ramped up; 0 makes every method supervised.
+    unlabelled_weight: weight of the unlabelled loss once ramped up, 0 makes every method supervised; none: the method's
+    own.
     start: fraction of training before unlabelled scans enter; none: the method's own. ramp: fraction over which their
     weight grows.
     confidence: a voxel teaches only where the teacher's highest probability reaches this value; none: the method's own.
@@ -59,7 +60,7 @@ class MethodConfig(Strict):
 
     # No method has measured better than the baseline everywhere; docs/benchmarks.md says what was measured.
     name: str = "supervised"
-    unlabelled_weight: float = Field(default=1.0, ge=0)
+    unlabelled_weight: float | None = Field(default=None, ge=0)
     start: float | None = Field(default=None, ge=0, lt=1)
     ramp: float = Field(default=0.1, ge=0, le=1)
     confidence: float | None = Field(default=None, ge=0, lt=1)
@@ -117,6 +118,7 @@ class Config(Strict):
     validation: labelled cases held back to show a validation Dice, which chooses nothing; ``auto`` holds back a tenth
     once there are twenty labelled cases: with fewer, every label is worth more in training.
     init: run or model folder whose weights training starts from. pretrain: weights made within the run, to start from.
+    clock: what minutes count: time as it passes, or the processor's time per thread, for comparisons beside other work.
     unlabelled_outliers: unlabelled scans that look unlike the cohort are set aside, or kept and only said.
     task: what is predicted; none: what the layout of the dataset says. regression_loss: ``gaussian`` also learns how
     far the answer may be off; ``huber`` minds outliers less.
@@ -124,6 +126,7 @@ class Config(Strict):
 
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, gt=0)
+    clock: Literal["wall", "processor"] = "wall"
     seed: int = Field(default=0, ge=0)
     task: str | None = None
     regression_loss: RegressionLoss = "gaussian"

@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 INK = {"light": "#30343b", "dark": "#d5d9e0"}  # text and axes on a light and on a dark page
+# Okabe and Ito's palette, which people with any common colour blindness can tell apart, bright ones first.
+PALETTE = ("#E69F00", "#56B4E9", "#00C08B", "#F0E442", "#CC79A7", "#FF6F3C", "#7FA8FF")
 
 
 def png_bytes(figure: Figure, colours: int | None = None) -> bytes:

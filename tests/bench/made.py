@@ -24,6 +24,7 @@ def row(method: str = "supervised", labels: str = "8", seed: int = 0, dice: floa
         "minutes": "15",
         "threads": "2",
         "device": "cpu",
+        "clock": "wall",
         "train_cases": "160",
         "steps": "1000",
         "dice": str(dice),

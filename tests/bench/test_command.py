@@ -135,7 +135,7 @@ ADAPTER = """
 import json, shutil, sys
 from pathlib import Path
 train, labelled, images, out = map(Path, sys.argv[1:5])
-assert sys.argv[5:] == "--minutes 15 --threads 2 --seed 0 --device cpu".split(), sys.argv
+assert sys.argv[5:] == "--minutes 15 --threads 2 --seed 0 --device cpu --clock wall".split(), sys.argv
 cases = labelled.read_text().split()
 (out / "predictions").mkdir()
 for image in images.iterdir():  # every case gets the first labelled case's label
@@ -169,6 +169,7 @@ def test_a_peer_is_scored_like_everybody(tmp_path: Path, recwarn: pytest.Warning
         ({"labels": (0,)}, "at least one label"),
         ({"seeds": 0}, "--seeds"),
         ({"minutes": -1.0}, "--minutes"),
+        ({"clock": "sun"}, "--clock"),
         ({"peers": {"a/b": Path("x")}}, "letters, digits"),
         ({"peers": {"ab": Path("absent.py")}}, "absent.py"),
         ({"docs": (Path("absent.md"), "toy")}, "absent.md"),
@@ -191,8 +192,8 @@ def test_the_command_hands_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(bench, "label_efficiency", lambda asked, told: given.append(asked) or "")
     line = (
         "bench label-efficiency a_b --score s.txt --methods all --labels 4,8 --seeds 2 --minutes 1.5 --without w.txt "
-        "--ceiling --peer x=y.py --peer z=w=.py --threads 3 --device gpu --classes one=1,two=2 --results r --work w "
-        "--docs d.md --dry-run --only-table"
+        "--ceiling --peer x=y.py --peer z=w=.py --threads 3 --device gpu --clock processor --classes one=1,two=2 "
+        "--results r --work w --docs d.md --dry-run --only-table"
     )
     for extra, section in (([], "a-b"), (["--section", "c"], "c")):
         with pytest.raises(SystemExit) as caught:
@@ -210,6 +211,7 @@ def test_the_command_hands_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
             peers={"x": Path("y.py"), "z": Path("w=.py")},
             threads=3,
             device="gpu",
+            clock="processor",
             classes={"one": 1, "two": 2},
             results=Path("r"),
             work=Path("w"),

@@ -125,6 +125,7 @@ def test_a_run_keeps_its_first_row_unless_the_row_lost_its_cases(tmp_path: Path)
         {"minutes": "1.5"},
         {"threads": "1"},
         {"device": "gpu"},
+        {"clock": "processor"},
     ],
 )
 def test_what_tells_runs_apart(tmp_path: Path, other: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ from made import row
 
 from foveate.bench.plot import write_plot
 from foveate.bench.rows import CASES
-from foveate.bench.table import Setting, command, gap_share, group_rows, mean_dice, paired, render
+from foveate.bench.table import Setting, command, gap_share, group_rows, mean_dice, paired, render, training_minutes
 from foveate.metrics.bootstrap import RESAMPLES, SEED
 
 
@@ -126,10 +126,17 @@ def test_the_command_of_a_table_is_told() -> None:
     alone = [row(without="test", device="gpu", scored="validation")]
     assert "--score validation.txt --without test.txt --threads 2 --device gpu" in command(alone)
     assert "--ceiling" not in command(alone)
+    assert command([row(clock="processor")]).endswith("--threads 2 --clock processor")
+
+
+def test_minutes_are_those_of_the_clock_that_bounded_the_training() -> None:
+    assert training_minutes({0: row(seconds="900"), 1: row(seconds="600")}) == 12.5
+    assert training_minutes({0: row(clock="processor", seconds="5000", cpu_seconds="1800")}) == 15.0  # of two threads
 
 
 def test_screening_and_test_never_stand_in_one_table() -> None:
-    mixed = [*rows(), row(scored="validation"), row(minutes="10"), row(threads="1"), row(device="gpu")]
+    others = ({"scored": "validation"}, {"minutes": "10"}, {"threads": "1"}, {"device": "gpu"}, {"clock": "processor"})
+    mixed = [*rows(), *(row(**other) for other in others)]
     assert Setting("test", 15.0, 2, "cpu").rows(mixed) == rows()
 
 

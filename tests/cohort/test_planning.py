@@ -1,6 +1,7 @@
 """Plans of cohorts like those that exist: small scans are covered, large ones made coarser, strides divide patches."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foveate.cohort.cohort import Cohort
+from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.fingerprint import ChannelFingerprint, Fingerprint, Intensities
 from foveate.cohort.planning import CPU, GPU, Budget, make_plan
 from foveate.errors import InputError
@@ -208,3 +209,30 @@ def test_the_plan_survives_its_file(tmp_path):
     plan = make_plan(*COHORTS["CT"], CPU)
     plan.write(tmp_path / "plan.json")
     assert type(plan).read(tmp_path / "plan.json") == plan
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(2, 3).flatmap(
+        lambda dims: st.tuples(
+            st.lists(st.floats(8, 700), min_size=dims, max_size=dims),
+            st.lists(st.floats(0.2, 8), min_size=dims, max_size=dims),
+        )
+    ),
+    st.floats(0.05, 2),
+)
+def test_a_patch_of_a_whole_image_divides_and_holds_it(sizes, factor):
+    budget = CPU.scaled(factor)
+    size, spacing = sizes if len(sizes[0]) == 3 else (sizes[0], (1.0, 1.0))
+    cohort, fingerprint = described(size, spacing)
+    cases = tuple(Case(name, (), None, name, target=(name,)) for name in "ab")
+    cohort = replace(cohort, task="classification", classes={"a": 0, "b": 1}, cases=cases)
+    plan = make_plan(cohort, fingerprint, budget)
+    assert plan.whole
+    divisor = np.prod(plan.strides, axis=0)
+    assert not (np.array(plan.patch) % divisor).any()
+    assert ((np.array(plan.patch) / divisor >= 4) | (divisor == 1)).all()
+    assert math.prod(plan.patch) <= 1.1 * budget.voxels / {2: 16, 3: 8}[plan.dims] or max(plan.patch) <= 2
+    if plan.dims == 3:
+        left = np.array(plan.patch) - np.array(fingerprint.shape_largest) * fingerprint.spacing / plan.spacing
+        assert (left >= -0.02 * divisor - 0.1).all()  # voxels, within rounding of the voxel size

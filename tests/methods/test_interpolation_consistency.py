@@ -54,7 +54,7 @@ def test_the_target_is_the_mixture_of_the_teacher_s_answers_by_the_lambda_of_the
 
 
 def test_a_single_unlabelled_image_is_mixed_with_the_first_labelled_one():
-    method = build(NAME, network=Curved())
+    method = build(NAME, network=Curved(), unlabelled_weight=1.0)
     batch = a_batch(method, labelled=3, unlabelled=1)
     batch.weak[:], batch.images[0] = 1.0, -1.0
     student, teacher = inputs_of(method.network), inputs_of(method.average)

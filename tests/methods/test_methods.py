@@ -271,6 +271,14 @@ def test_the_ramp_is_in_the_loss(name):
     assert torch.equal(late, gradients(method, batch, 1.0))
 
 
+def test_squared_differences_weigh_what_they_do_in_their_papers():
+    weights = {
+        name: build(name).weight(1.0) for name in ("mean_teacher", "interpolation_consistency", "cross_consistency")
+    }
+    assert weights == {"mean_teacher": 1, "interpolation_consistency": 100, "cross_consistency": 30}
+    assert build("cross_consistency", unlabelled_weight=2.0).weight(1.0) == 2
+
+
 def test_the_baseline_never_asks_for_unlabelled_images():
     method = build("supervised", start=0.0, ramp=0.0)
     assert isinstance(method, Supervised)

@@ -35,7 +35,7 @@ def test_the_loss_is_the_mean_squared_difference_of_two_views_and_its_gradient_f
 
 
 def test_coarser_heads_learn_the_other_view_s_finest_answer():
-    method = build("pi_model")
+    method = build("pi_model", unlabelled_weight=1.0)
     batch = a_batch(method)
     ((_, losses),) = method.turns(batch, RAMPED)
     outputs = [[logits.softmax(1) for logits in method.network(view)] for view in batch.strong]

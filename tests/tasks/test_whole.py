@@ -94,7 +94,8 @@ def test_temperature_undoes_what_made_logits_too_sure(exclusive):
 
 def test_few_cases_leave_the_temperature():
     task = classification()
-    task.fit(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32))
+    with pytest.warns(UserWarning, match="too few to calibrate"):
+        task.fit(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32))
     assert task.temperature == 1
 
 
@@ -136,7 +137,8 @@ def test_interval_holds_nine_tenths_of_new_cases(loss):
 def test_interval_without_enough_cases_to_fit_it():
     gaussian, huber = regression(), regression(loss="huber")
     for task in (gaussian, huber):
-        task.fit(np.zeros((8, task.channels), np.float32), np.ones((8, 1), np.float32))
+        with pytest.warns(UserWarning, match="too few for intervals"):
+            task.fit(np.zeros((8, task.channels), np.float32), np.ones((8, 1), np.float32))
     low, high = gaussian.answers(np.zeros((1, 2), np.float32))[0, 1:]
     assert (low, high) == (pytest.approx(-1.645), pytest.approx(1.645))
     assert math.isnan(huber.answers(np.zeros((1, 1), np.float32))[0, 1])

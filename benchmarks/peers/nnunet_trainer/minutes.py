@@ -20,6 +20,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 RESERVE = 3.0  # seconds, for the last checkpoint
 
 
+def processor_seconds() -> float:
+    return time.process_time() / int(os.environ["PEER_THREADS"])
+
+
 class nnUNetTrainerMinutes(nnUNetTrainer):
     def __init__(self, plans: dict, configuration: str, fold: str, dataset_json: dict, device: torch.device) -> None:
         seed = int(os.environ["PEER_SEED"])
@@ -34,14 +38,15 @@ class nnUNetTrainerMinutes(nnUNetTrainer):
 
     def run_training(self) -> None:
         deadline = float(os.environ["PEER_DEADLINE"]) - RESERVE
+        now = processor_seconds if os.environ["PEER_CLOCK"] == "processor" else time.time
         self.num_epochs = 2  # until one was measured
         self.on_train_start()
         while self.current_epoch < self.num_epochs:
-            started = time.time()
+            started = now()
             self.lr_scheduler.max_steps = self.num_epochs
             self._epoch()
-            self.seconds += time.time() - started
-            further = (deadline - time.time()) / (self.seconds / self.current_epoch)
+            self.seconds += now() - started
+            further = (deadline - now()) / (self.seconds / self.current_epoch)
             self.num_epochs = self.current_epoch + max(int(further), 0)
         steps = self.current_epoch * self.num_iterations_per_epoch
         Path(os.environ["PEER_FACTS"]).write_text(json.dumps({"steps": steps}), encoding="utf-8")

@@ -22,7 +22,8 @@ class PreparedCase:
 
     image_path: float16 [C, *S'], a missing modality NaN. label_path: uint8 [*S'] label values, 255 = ignored; None when
     unlabelled.
-    target: float32 [K] or [N, K], a label that is no map; label_path, if any, is then such an array: a pseudo-label.
+    target: float32 [K], or [N, 2 n + 1] of boxes, a label that is no map; label_path, if any, is then such an array: a
+    pseudo-label.
     voxels_path: int32 [N, 1 + dims], label value and voxel index of up to VOXELS_PER_CLASS voxels of each class.
     """
 
@@ -48,6 +49,10 @@ class PreparedCase:
     @cached_property
     def voxels(self) -> dict[int, np.ndarray]:
         """Label value -> int32 [N, dims]: where that class is, for patches centred on foreground."""
+        if self.target is not None and self.target.ndim == 2:  # boxes: their middles
+            middles = np.add(*np.split(self.target[:, :-1], 2, axis=1)) // 2
+            kinds = self.target[:, -1]
+            return {int(k): middles[kinds == k].astype(np.int32) for k in np.unique(kinds) if k >= 0}
         if self.voxels_path is None:
             return {}
         table = np.load(self.voxels_path)

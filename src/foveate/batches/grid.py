@@ -78,6 +78,22 @@ class Grid:
         view = array.transpose(*range(lead), *(lead + axis for axis in self.order))
         return view[(..., *(slice(None, None, -1) if flip else slice(None) for flip in self.flips))]
 
+    def boxes_to_prepared(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes ``[N, 2 n]`` in voxels of the scan's own grid -> in voxels of the prepared one."""
+        low, high = np.split(boxes, 2, axis=1)
+        low, high = low[:, self.order], high[:, self.order]
+        size, flips = np.array(self.canonical_shape), np.array(self.flips)
+        low, high = np.where(flips, size - high, low), np.where(flips, size - low, high)
+        return np.concatenate([low, high], 1) * np.tile(np.array(self.prepared_shape) / size, 2)
+
+    def boxes_to_original(self, boxes: np.ndarray) -> np.ndarray:
+        """The inverse of ``boxes_to_prepared``."""
+        size, flips = np.array(self.canonical_shape), np.array(self.flips)
+        low, high = np.split(boxes * np.tile(size / np.array(self.prepared_shape), 2), 2, axis=1)
+        low, high = np.where(flips, size - high, low), np.where(flips, size - low, high)
+        back = np.argsort(self.order)
+        return np.concatenate([low[:, back], high[:, back]], 1)
+
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 

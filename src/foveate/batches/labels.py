@@ -6,6 +6,7 @@ the device and ``none`` for a batch of no images. ``LABELS`` says which kind a t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,10 +14,22 @@ import torch
 from torch import Tensor
 
 from foveate.batches.augment import Geometry, warp_labels
+from foveate.batches.boxes import pad_boxes, warp_boxes
 from foveate.batches.cache import PreparedCase
 from foveate.cohort.plan import Plan
 
 Slices = tuple[slice, ...]
+MARGIN = 1.25  # read this much more than the patch, so that rotation and zoom do not drag in emptiness
+
+
+def region_of(plan: Plan) -> tuple[int, ...]:
+    """Voxels per axis that are read for a patch.
+
+    As odd or even as the patch: their shared centre must be a voxel of both or a face of both. Beyond a patch that is
+    the whole image there is nothing to read.
+    """
+    margin = 0.0 if plan.whole else MARGIN - 1
+    return tuple(n + 2 * math.ceil(n * margin / 2) for n in plan.patch)
 
 
 class Maps:
@@ -58,8 +71,28 @@ class Vectors:
         return labels[:0]
 
 
-LABELS: dict[str, Maps | Vectors] = {
+class Boxes:
+    """Boxes of each image: float32 ``[B, N, 2 n + 1]`` in voxels of the region or the patch, class last; see
+    ``batches.boxes``."""
+
+    def cut(self, case: PreparedCase, here: Slices, there: Slices, region: Sequence[int]) -> np.ndarray:
+        assert case.target is not None
+        moved = np.array([inside.start - outside.start for inside, outside in zip(there, here, strict=True)])
+        return case.target + np.concatenate([moved, moved, [0]]).astype(np.float32)
+
+    def stack(self, cut: Sequence[np.ndarray], plan: Plan) -> Tensor:
+        return pad_boxes([torch.from_numpy(boxes) for boxes in cut], plan.dims)
+
+    def through(self, labels: Tensor, geometry: Geometry, grid: Tensor, plan: Plan) -> Tensor:
+        return warp_boxes(labels, geometry, plan.patch, region_of(plan), plan.spacing)
+
+    def none(self, labels: Tensor, plan: Plan) -> Tensor:
+        return labels[:0]
+
+
+LABELS: dict[str, Maps | Vectors | Boxes] = {
     "segmentation": Maps(),
     "classification": Vectors(),
     "regression": Vectors(),
+    "detection": Boxes(),
 }

@@ -8,7 +8,6 @@ a millisecond), so threads fetch ahead; there are no worker processes that could
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -25,14 +24,13 @@ from foveate.batches.augment import (
     to_device,
     warp,
 )
-from foveate.batches.labels import LABELS
+from foveate.batches.labels import LABELS, region_of
 from foveate.batches.prepare import PreparedCase, PreparedCohort
 from foveate.cohort.plan import Plan
 from foveate.cohort.split import Split
 from foveate.config import AugmentConfig
 from foveate.errors import FoveateError
 
-MARGIN = 1.25  # read this much more than the patch, so that rotation and zoom do not drag in emptiness
 FOREGROUND = 0.5  # share of labelled patches that are centred on a random voxel of a random class
 
 
@@ -95,10 +93,7 @@ class Sampler:
         self.pseudo: dict[str, PreparedCase] = {}
         self.round = 0
         self.labels = LABELS[plan.task]
-        # As odd or even as the patch: their shared centre must be a voxel of both or a face of both. Beyond a patch
-        # that is the whole image there is nothing to read.
-        margin = 0.0 if plan.whole else MARGIN - 1
-        self.region = tuple(n + 2 * math.ceil(n * margin / 2) for n in plan.patch)
+        self.region = region_of(plan)
 
     def read(self, step: int, labelled: int, unlabelled: int) -> tuple[Regions, Regions]:
         """The host part of a batch: which cases, and the regions cut out of them. Thread-safe."""

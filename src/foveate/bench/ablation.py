@@ -20,7 +20,18 @@ from foveate.bench.page import markdown_table, write_section
 from foveate.bench.plot import write_forest
 from foveate.bench.rows import Row, read_rows
 from foveate.bench.runs import split_variant, variant
-from foveate.bench.table import Estimate, Group, cell, group_rows, mean, mean_dice, origin, paired, setting_of
+from foveate.bench.table import (
+    Estimate,
+    Group,
+    cell,
+    group_rows,
+    mean,
+    mean_dice,
+    origin,
+    paired,
+    setting_of,
+    training_minutes,
+)
 from foveate.errors import refuse
 from foveate.text import closest
 
@@ -133,7 +144,7 @@ def render_ablation(rows: Sequence[Row]) -> str:
 def _cells(block: str, slot: str, method: str, group: Group, difference: str, against: str) -> list[str]:
     peak = max(float(row["peak_rss_mb"]) for row in group.values())
     cells = [block, slot, method, str(len(group)), cell(mean_dice(group), ".4f", ".3f"), difference, against]
-    return [*cells, f"{mean(group, 'steps'):.0f}", f"{mean(group, 'seconds') / 60:.1f}", f"{peak:.0f}"]
+    return [*cells, f"{mean(group, 'steps'):.0f}", f"{training_minutes(group):.1f}", f"{peak:.0f}"]
 
 
 def _command(rows: Sequence[Row]) -> str:
@@ -147,5 +158,5 @@ def _command(rows: Sequence[Row]) -> str:
     parts.append(f"--labels {','.join(map(str, sorted({int(each['labels']) for each in rows})))}")
     parts.append(f"--seeds {max(int(each['seed']) for each in rows) + 1} --minutes {setting.minutes:g}")
     parts.append(f"--score {setting.scored}.txt" + (f" --without {row['without']}.txt" if row["without"] else ""))
-    parts.append(f"--threads {setting.threads}" + (f" --device {setting.device}" if setting.device != "cpu" else ""))
+    parts.append(setting.options)
     return " ".join(part for part in parts if part)

@@ -18,6 +18,9 @@ Minutes = Annotated[float, typer.Option(help="Of each training, everything in it
 Without = Annotated[Path | None, typer.Option(help="File with case ids that are left out.", metavar="FILE")]
 Threads = Annotated[int | None, typer.Option(min=1, help="By default, as there are cores.")]
 Device = Annotated[str, typer.Option(help="cpu, gpu, gpu:0 or mps.")]
+Clock = Annotated[
+    str, typer.Option(help="What minutes count: wall, or processor, which other work on the machine does not disturb.")
+]
 Classes = Annotated[str | None, typer.Option(help="Names, where no dataset.json gives them.", metavar="NAME=VALUE,...")]
 Results = Annotated[Path, typer.Option(help="Folder for numbers and plots.", metavar="FOLDER")]
 Work = Annotated[Path, typer.Option(help="Folder for what the runs leave.", metavar="FOLDER")]
@@ -47,6 +50,7 @@ def label_efficiency(
     ] = None,
     threads: Threads = None,
     device: Device = "cpu",
+    clock: Clock = "wall",
     classes: Classes = None,
     results: Results = Path("bench/results"),
     work: Work = Path("bench/work"),
@@ -73,6 +77,7 @@ def label_efficiency(
         peers=bench.parse_peers(peer or ()),
         threads=threads,
         device=device,
+        clock=clock,
         classes=bench.parse_classes(classes) if classes else None,
         results=results,
         work=work,
@@ -98,6 +103,7 @@ def ablation(
     without: Without = None,
     threads: Threads = None,
     device: Device = "cpu",
+    clock: Clock = "wall",
     classes: Classes = None,
     results: Results = Path("bench/results"),
     work: Work = Path("bench/work"),
@@ -125,6 +131,7 @@ def ablation(
         without=without,
         threads=threads,
         device=device,
+        clock=clock,
         classes=parse_classes(classes) if classes else None,
         results=results,
         work=work,

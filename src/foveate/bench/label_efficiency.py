@@ -46,6 +46,7 @@ class Settings:
     peers: Mapping[str, Path] = field(default_factory=dict)
     threads: int | None = None
     device: str = "cpu"
+    clock: str = "wall"
     classes: Classes | None = None
     results: Path = Path("bench/results")
     work: Path = Path("bench/work")
@@ -64,7 +65,7 @@ class Settings:
 
     @property
     def shared(self) -> Setting:
-        return Setting(self.score.stem, self.minutes, self.threads or cores(), self.device)
+        return Setting(self.score.stem, self.minutes, self.threads or cores(), self.device, self.clock)
 
 
 def label_efficiency(settings: Settings, told: Callable[[str], object] = print) -> str:
@@ -102,6 +103,7 @@ def do_runs(
 
 def check_methods(settings: Settings) -> list[str]:
     """The methods in full. Raises InputError for an unknown one, a peer without adapter and a number out of range."""
+    from foveate.engine.clock import CLOCKS
     from foveate.methods import METHODS
 
     known = [name for name, method in METHODS.items() if method.learns_labels]  # pre-training leaves nothing to score
@@ -114,6 +116,8 @@ def check_methods(settings: Settings) -> list[str]:
             raise refuse("--peer", "name", name, "letters, digits and _", "Write --peer nnunet=ADAPTER.py.")
         if not adapter.is_file():
             raise refuse(adapter, "file", "nothing", "a peer's adapter", "Check the path given to --peer.")
+    if settings.clock not in CLOCKS:
+        raise refuse("--clock", "clock", settings.clock, " or ".join(CLOCKS), closest(settings.clock, CLOCKS))
     for option, number in (("--seeds", settings.seeds), ("--minutes", settings.minutes)):
         if not number > 0:
             raise refuse(option, "number", number, "more than 0", "Correct the number.")
@@ -135,7 +139,7 @@ def _run(settings: Settings, left: Sequence[Run], rows: Sequence[Row], told: Cal
     shared = settings.shared
     work = (settings.work / settings.dataset / shared.scored).resolve()
     peers = {name: adapter.resolve() for name, adapter in settings.peers.items()}
-    bench = Bench(settings.dataset, pools, draws, without, shared.threads, shared.device, peers, work)
+    bench = Bench(settings.dataset, pools, draws, without, shared.threads, shared.device, shared.clock, peers, work)
     bench.build(min(settings.labels))
     plans = {row["plan"] for row in shared.rows(rows) if not row["method"].startswith(PEER)} - {bench.plan_line}
     if plans:

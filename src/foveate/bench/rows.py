@@ -29,8 +29,14 @@ ALL = "all"
 def run_name(row: Mapping[str, Any]) -> str:
     """What tells the runs of a dataset apart. Rows of one name are of the same run."""
     labels = row["labels"] if row["labels"] == ALL else int(row["labels"])
+    given = budget(float(row["minutes"]), row["clock"])
     parts = [row["scored"], str(row["method"]).replace(":", "_"), labels, f"s{int(row['seed'])}"]
-    return "-".join(map(str, [*parts, f"{float(row['minutes']):g}min", f"{int(row['threads'])}t", row["device"]]))
+    return "-".join(map(str, [*parts, given, f"{int(row['threads'])}t", row["device"]]))
+
+
+def budget(minutes: float, clock: str) -> str:
+    """What a training was given, as names say it."""
+    return f"{minutes:g}min" if clock == "wall" else f"{minutes:g}{clock}min"
 
 
 def read_rows(path: Path) -> list[Row]:

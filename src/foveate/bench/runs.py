@@ -52,6 +52,7 @@ class Run:
     minutes: float
     threads: int
     device: str
+    clock: str = "wall"
 
     @property
     def name(self) -> str:
@@ -128,6 +129,7 @@ class Bench:
     without: str
     threads: int
     device: str
+    clock: str
     peers: Mapping[str, Path]
     work: Path
     commit: str = field(default_factory=commit)
@@ -199,7 +201,7 @@ class Bench:
         command: list[str | Path] = [sys.executable, self.peers[run.method.removeprefix(PEER)], self.work / "train"]
         command += [self._labelled(int(run.labels), run.seed), self.work / "scored" / "images", folder]
         command += ["--minutes", f"{run.minutes:g}", "--threads", str(self.threads), "--seed", str(run.seed)]
-        usage = self._run([*command, "--device", self.device], log, note)
+        usage = self._run([*command, "--device", self.device, "--clock", self.clock], log, note)
         done.mkdir()
         folder.joinpath("predictions").replace(done / "predictions")
         return usage
@@ -213,7 +215,7 @@ class Bench:
         """The train command but for its bound. labels: None for all of them."""
         method, slots = split_variant(method)
         command: list[str | Path] = ["train", self.work / "train", folder, "--method", method, "--seed", str(seed)]
-        command += ["--device", self.device, "--set", "validation=0"]
+        command += ["--device", self.device, "--set", "validation=0", "--set", f"clock={self.clock}"]
         for slot, block in slots.items():
             command += ["--set", f"network.attention.{slot}={block}"]
         return command + (["--labelled", self._labelled(labels, seed)] if labels is not None else [])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from foveate.bench.page import markdown_table
-from foveate.bench.rows import ALL, CASES, Row
+from foveate.bench.rows import ALL, CASES, Row, budget
 from foveate.metrics.bootstrap import class_mean, draw_weights, interval
 
 Group = dict[int, Row]
@@ -24,16 +24,26 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows of a table have in common. scored: name of the list. device: as told to ``foveate train``."""
+    """What all rows of a table have in common.
+
+    scored: name of the list. device, clock: as told to ``foveate train``.
+    """
 
     scored: str
     minutes: float
     threads: int
     device: str
+    clock: str = "wall"
 
     @property
     def name(self) -> str:
-        return f"{self.scored}-{self.minutes:g}min-{self.threads}t-{self.device}"
+        return f"{self.scored}-{budget(self.minutes, self.clock)}-{self.threads}t-{self.device}"
+
+    @property
+    def options(self) -> str:
+        """What a command is told of it beside the bound and the list."""
+        parts = [f"--threads {self.threads}", f"--device {self.device}", f"--clock {self.clock}"]
+        return " ".join(part for part in parts if part not in ("--device cpu", "--clock wall"))
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
         """The rows of this setting."""
@@ -41,7 +51,7 @@ class Setting:
 
 
 def setting_of(row: Row) -> Setting:
-    return Setting(row["scored"], float(row["minutes"]), int(row["threads"]), row["device"])
+    return Setting(row["scored"], float(row["minutes"]), int(row["threads"]), row["device"], row["clock"])
 
 
 class Estimate(NamedTuple):
@@ -161,7 +171,7 @@ def _line(key: Key, groups: dict[Key, Group], classes: Sequence[str], distance: 
     cells += [cell(dice, ".4f", ".3f"), f"{min(scores):.4f} to {max(scores):.4f}"]
     cells += [f"{mean(group, f'dice_{name}'):.4f}" for name in classes] if len(classes) > 1 else []
     cells += [difference, share, f"{mean(group, distance):.2f}", f"{mean(group, 'nsd'):.3f}"]
-    cells += [f"{mean(group, 'steps'):.0f}", f"{mean(group, 'seconds') / 60:.1f}"]
+    cells += [f"{mean(group, 'steps'):.0f}", f"{training_minutes(group):.1f}"]
     return [*cells, f"{max(float(row['peak_rss_mb']) for row in group.values()):.0f}"]
 
 
@@ -173,6 +183,12 @@ def _train_cases(group: Group) -> str:
 def mean(group: Group, column: str) -> float:
     """Of a column over the seeds."""
     return float(np.mean([float(row[column]) for row in group.values()]))
+
+
+def training_minutes(group: Group) -> float:
+    """What the trainings took, by the clock that bounded them; the mean over seeds."""
+    clock, threads = group[min(group)]["clock"], float(group[min(group)]["threads"])
+    return (mean(group, "seconds") if clock == "wall" else mean(group, "cpu_seconds") / threads) / 60
 
 
 def cell(estimate: Estimate, form: str, ends: str | None = None) -> str:
@@ -223,5 +239,5 @@ def command(rows: Sequence[Row]) -> str:
     parts.append(f"--score {setting.scored}.txt")
     parts.append(f"--without {rows[0]['without']}.txt" if rows[0]["without"] else "")
     parts.append("--ceiling" if ceiling else "")
-    parts.append(f"--threads {setting.threads}" + (f" --device {setting.device}" if setting.device != "cpu" else ""))
+    parts.append(setting.options)
     return " ".join(part for part in parts if part)

@@ -15,6 +15,7 @@ import numpy as np
 
 from foveate.cohort.cohort import IGNORE, Case, Cohort
 from foveate.cohort.facts import CaseFacts, file_hash, measure_case_safely
+from foveate.cohort.layout_boxes import open_annotations, settle_boxes, shortest_sides
 from foveate.cohort.layouts import find_cohort, keep_labelled, read_ids
 from foveate.cohort.missing import missing_modalities
 from foveate.cohort.outliers import LIMIT, outliers
@@ -84,6 +85,7 @@ class CheckReport:
             "volume_unit": "mL" if cohort.dims == 3 else "pixels",
             "task": cohort.task,
             "classes": class_counts(cohort),
+            "boxes": box_numbers(cohort, self.facts) if cohort.task == "detection" else {},
             "values": _range(case.target for case in cohort.labelled) if cohort.task == "regression" else [],
         }
 
@@ -135,9 +137,10 @@ def check_cohort(
     draw: the file that chose the labelled cases, if one did. The others are those of ``check``.
     """
     declared = len(cohort.channels) or None
+    cohort, unread = open_annotations(cohort)
     workers = workers or min(8, _processors())
     facts: Facts = {}
-    problems = [*cohort.problems, *missing_modalities(cohort, takes_missing)]
+    problems = [*cohort.problems, *unread, *missing_modalities(cohort, takes_missing)]
     with ThreadPoolExecutor(workers) as pool:
         measured = pool.map(lambda case: measure_case_safely(case, declared, cohort.ignore), cohort.cases)
         for done, (case, (fact, found)) in enumerate(zip(cohort.cases, measured, strict=True), 1):
@@ -151,6 +154,11 @@ def check_cohort(
     facts = {case: fact for case, fact in facts.items() if case not in aside}
     cohort, found = _fill_in(cohort, facts)
     problems += found + _one_kind(cohort, facts)
+    if cohort.task == "detection":
+        maps = [case for case in cohort.labelled if case.label is not None]
+        problems += [problem for case in maps for problem in _label_problems(cohort, case, facts.get(case.id))]
+        cohort, found = settle_boxes(cohort, {case: fact.shape for case, fact in facts.items()})
+        problems += found
     if cohort.task != "segmentation":
         problems += target_problems(cohort, facts, draw, needs_labels)
     duplicates, found = _duplicates(cohort, facts)
@@ -162,10 +170,24 @@ def check_cohort(
     problems += found
     cohort = cohort.only({case.id for case in cohort.cases} - unlike)
     facts = {case: fact for case, fact in facts.items() if case not in unlike}
-    problems += [problem for case in cohort.labelled for problem in _label_problems(cohort, case, facts.get(case.id))]
-    problems += _cohort_problems(cohort, facts, draw) if needs_labels and cohort.task == "segmentation" else []
+    if cohort.task == "segmentation":
+        labelled = [(case, facts.get(case.id)) for case in cohort.labelled]
+        problems += [problem for case, fact in labelled for problem in _label_problems(cohort, case, fact)]
+        problems += _cohort_problems(cohort, facts, draw) if needs_labels else []
     order = {"refuse": 0, "aside": 1, "warn": 2}
     return CheckReport(cohort, facts, sorted(problems, key=lambda problem: order[problem.severity]))
+
+
+def box_numbers(cohort: Cohort, facts: Facts) -> dict[str, dict[str, list[float]]]:
+    """Per class the range of its boxes in a labelled case, and of their shortest sides in mm (pixels for pictures)."""
+    sides = shortest_sides(cohort, facts)
+    return {
+        name: {
+            "in a case": _range(sum(box.name == name for box in case.target) for case in cohort.labelled),
+            "shortest side": _range(sides[name].tolist()),
+        }
+        for name in cohort.classes
+    }
 
 
 def class_volumes(facts: Iterable[CaseFacts], value: int | tuple[int, ...]) -> dict[str, Any]:

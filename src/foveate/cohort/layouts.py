@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from foveate.cohort.cohort import Case, Cohort
+from foveate.cohort.layout_boxes import find_boxes, has_boxes
 from foveate.cohort.layout_classes import class_folders, find_classes
 from foveate.cohort.layout_msd import find_msd
 from foveate.cohort.layout_nnunet import find_nnunet
@@ -27,11 +28,12 @@ class Layout:
 
 
 LAYOUTS = {
-    "nnU-Net": Layout(find_nnunet),
-    "MSD": Layout(find_msd),
-    "plain": Layout(find_plain),
+    "nnU-Net": Layout(find_nnunet, ("segmentation", "detection")),
+    "MSD": Layout(find_msd, ("segmentation", "detection")),
+    "plain": Layout(find_plain, ("segmentation", "detection")),
     "table": Layout(find_table, ("classification", "regression")),
     "class folders": Layout(find_classes, ("classification",)),
+    "boxes": Layout(find_boxes, ("detection",)),
 }
 MAPS = ("images", "labels", "masks", "segmentations")
 EXPECTED = (
@@ -39,7 +41,9 @@ EXPECTED = (
     "(2) Medical Segmentation Decathlon: dataset.json with a 'training' list; "
     "(3) plain: images/CASE.nii.gz and labels/CASE.nii.gz; "
     "(4) classification: a folder for each class, CLASS/CASE.jpg, and unlabelled/; "
-    "(5) classification or regression: images/CASE.png and labels.csv with case,label or case,value"
+    "(5) classification or regression: images/CASE.png and labels.csv with case,label or case,value; "
+    "(6) detection: images/CASE.png and annotations/CASE.xml (VOC) or annotations.json (COCO), or with "
+    "--task detection the structures of the label maps of (1) to (3)"
 )
 
 
@@ -52,7 +56,8 @@ def find_cohort(root: Path | str, task: str | None = None) -> Cohort:
     """
     root = Path(root)
     name, data = recognise(root, task)
-    return LAYOUTS[name].find(root, data)
+    cohort = LAYOUTS[name].find(root, data)
+    return replace(cohort, task="detection") if task == "detection" else cohort
 
 
 def task_of(root: Path | str, task: str | None = None) -> str:
@@ -86,8 +91,11 @@ def _recognise(root: Path, data: dict[str, object] | None, task: str | None) -> 
     if (root / "imagesTr").is_dir():
         return "nnU-Net"
     if (root / "images").is_dir():
+        maps = (root / "labels").is_dir()
+        if has_boxes(root) and (task == "detection" or (task is None and not maps)):
+            return "boxes"
         # A table beside labels/ may be anything: there it counts only where it is asked for.
-        wanted = task in LAYOUTS["table"].tasks or (task is None and not (root / "labels").is_dir())
+        wanted = task in LAYOUTS["table"].tasks or (task is None and not maps)
         return "table" if wanted and (root / TABLE).is_file() else "plain"
     folders = class_folders(root)
     # Such names are of images and their label maps in folders that are called otherwise than the layouts want.

@@ -19,7 +19,8 @@ from foveate.cohort.targets import statistics
 from foveate.errors import refuse
 
 WHOLE = ("classification", "regression")  # tasks of one answer for an image
-WHOLE_BATCH = {2: 16, 3: 4}  # images per step: of few, a step says little of how classes differ
+WHOLE_BATCH = {2: 16, 3: 8}  # images per step: of few, a step says little of how they differ
+BOX_SIDE = 12  # voxels along the shortest side of small boxes
 SLACK = 1.1  # share of the voxels per image that rounding to the network's strides may add up to
 SMALLEST = 5  # voxels per axis that the deepest stage keeps at least
 ANISOTROPIC = 2.0  # an axis coarser than the finest by this factor is not pooled
@@ -59,10 +60,11 @@ def make_plan(cohort: Cohort, fingerprint: Fingerprint, budget: Budget, mirror: 
     shape = np.array(fingerprint.shape, float)
     least = 4 if cohort.dims == 2 else 2  # samples per step
     whole = cohort.task in WHOLE
+    box = fingerprint.smallest_box
     if whole:
         target, patch, strides = _whole(cohort.dims, fingerprint, budget)
     else:
-        target, patch, strides = _part(cohort.dims, shape, spacing, budget, least)
+        target, patch, strides = _part(cohort.dims, shape, spacing, budget, least, box)
     batch = int(np.clip(budget.voxels // math.prod(patch), least, 16))
     widths = tuple(min(budget.width * 2**stage, budget.widest) for stage in range(len(strides)))
     return Plan(
@@ -88,11 +90,19 @@ Strides = tuple[tuple[int, ...], ...]
 
 
 def _part(
-    dims: int, shape: np.ndarray, spacing: np.ndarray, budget: Budget, least: int
+    dims: int, shape: np.ndarray, spacing: np.ndarray, budget: Budget, least: int, box: float | None
 ) -> tuple[np.ndarray, tuple[int, ...], Strides]:
-    """Voxel size, patch and strides of a network that sees parts of a scan, ``least`` of them a step."""
+    """Voxel size, patch and strides of a network that sees parts of a scan, ``least`` of them a step.
+
+    box: mm of the shortest side of small boxes to find. Voxels are as coarse as they allow: what is sought is then of a
+    size that the network sees at once, and a step shows it more of the scan.
+    """
     coarser = (shape.prod() / budget.scan) ** (1 / dims)
     coarser = float(np.clip(coarser, 1.0, budget.coarser))
+    if box is not None:
+        # Of a scan that fits into a quarter of a patch no more is to be seen at once.
+        most = (shape.prod() / (budget.voxels / least / 4)) ** (1 / dims)
+        coarser = max(1.0, min(box / BOX_SIDE / spacing.min(), most))
     # Coarsen the fine axes first: the target grows towards isotropic voxels.
     target = np.maximum(spacing, spacing.min() * coarser)
     shape = shape * spacing / target

@@ -77,6 +77,9 @@ def _ranges(table: dict[str, Any]) -> Table:
     }
     if table["classes"]:
         _counts(grid, table)
+    for what in ("in a case", "shortest side") if table["boxes"] else ():
+        unit = "" if what == "in a case" else f" in {'mm' if volume else 'pixels'}"
+        _rows(grid, f"Boxes, {what}{unit}", ((name, found[what]) for name, found in table["boxes"].items()))
     if table["values"]:
         _rows(grid, "Value", [("of labelled cases", table["values"])])
     if classes:

@@ -16,9 +16,12 @@ SMALLEST = 8  # pixels along each axis, below which a picture shows nothing
 
 def class_counts(cohort: Cohort) -> dict[str, int]:
     """Labelled cases of each class; empty where labels are maps or numbers."""
-    if cohort.task != "classification":
+    if cohort.task == "detection":
+        counts = Counter(name for case in cohort.labelled for name in {box.name for box in case.target})
+    elif cohort.task == "classification":
+        counts = Counter(name for case in cohort.labelled for name in case.target)
+    else:
         return {}
-    counts = Counter(name for case in cohort.labelled for name in case.target)
     return {name: counts[name] for name in cohort.classes}
 
 
@@ -42,12 +45,27 @@ def target_problems(
     if not cohort.labelled:
         found, fix = f"{len(cohort.cases)} cases, none with a label that can be used", "Label at least one case."
         return [*problems, Problem(root, "labels", found, "labelled cases", fix)]
+    if cohort.task == "detection":
+        problems += _box_problems(cohort, root)
     if cohort.task == "classification":
         problems += _class_problems(cohort, root)
     if cohort.task == "regression" and len({case.target for case in cohort.labelled}) == 1:
         found = f"one number, {cohort.labelled[0].target:g}, in {len(cohort.labelled)} labelled cases"
         problems.append(Problem(root, "values", found, "numbers that differ", "There is nothing to learn here."))
     return problems
+
+
+def _box_problems(cohort: Cohort, root: str) -> list[Problem]:
+    counts = class_counts(cohort)
+    if not counts:
+        found, fix = f"no box in {len(cohort.labelled)} labelled cases", "Label a case that shows something."
+        return [Problem(root, "boxes", found, "at least one", fix)]
+    fix = "Label a case that shows it, or remove the class: what no label shows cannot be learned."
+    return [
+        Problem(root, f"class {name}", f"no box, in {len(cohort.labelled)} labelled cases", "at least one", fix)
+        for name, count in counts.items()
+        if count == 0
+    ]
 
 
 def _class_problems(cohort: Cohort, root: str) -> list[Problem]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from foveate.batches.prepare import sample_voxels
 from foveate.batches.sampler import Sampler
 from foveate.engine.schedule import Schedule
 from foveate.methods import Method
+from foveate.predict.pieces import Values, of_one_piece, open_smaller_pieces
 from foveate.predict.predictor import AnyPredictor
 from foveate.predict.views import View, draw_views
 from foveate.predict.whole import WholePredictor
@@ -29,7 +30,8 @@ class Labelling:
 
     The first round is made at the method's start, the others follow evenly. folder: one folder a round, because a run
     that goes on from an older checkpoint needs the round before; every file in them was written whole, so that a round
-    that was cut short goes on where it stopped.
+    that was cut short goes on where it stopped. Where the labels show a structure in one piece, what a pseudo-label has
+    apart from the largest teaches nothing.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class Labelling:
 
     def make(self, between: Callable[[int, int], None]) -> None:
         """The next round. ``between`` is told how many scans are labelled, of how many, after each of them."""
-        number, started = self.sampler.round + 1, time.monotonic()
+        number, started = self.sampler.round + 1, self.schedule.now()
         names = sorted(self.sampler.unlabelled)
         random.Random(f"labelling {number}").shuffle(names)  # which scans a short time reaches
         views = draw_views(VIEWS, self.predictor.plan.spacing, self.predictor.plan.mirror_axes, number)
@@ -65,7 +67,7 @@ class Labelling:
             if not self._labelled(name, number).label_path.exists():  # type: ignore[union-attr]
                 self._label(name, number, views)
             between(done, len(names))
-            if self.schedule.seconds and time.monotonic() - started > SHARE * self.schedule.seconds:
+            if self.schedule.seconds and self.schedule.now() - started > SHARE * self.schedule.seconds:
                 break
         self.use(number)
 
@@ -88,6 +90,12 @@ class Labelling:
         stem = self.folder / f"round-{number}" / case.image_path.stem
         return replace(case, label_path=stem.with_suffix(".label.npy"), voxels_path=stem.with_suffix(".voxels.npy"))
 
+    @cached_property
+    def whole(self) -> dict[str, Values]:
+        """Classes that the labels of the scans that teach show in one piece."""
+        labels = (self.prepared[name].label for name in self.sampler.labelled)
+        return of_one_piece((label for label in labels if label is not None), self.predictor.plan.classes)
+
     def _label(self, name: str, number: int, views: list[View]) -> None:
         case = self._labelled(name, number)
         assert case.label_path is not None
@@ -98,5 +106,6 @@ class Labelling:
             labels = self.predictor.task.decode(logits, self.method.sureness).numpy()[0]
         else:
             labels = self.predictor.predict_prepared(case.image, views, self.method.sureness)
+            labels = open_smaller_pieces(labels, self.whole)
             write_array(case.voxels_path, sample_voxels(labels))
         write_array(case.label_path, labels)  # last: it is what makes the case labelled

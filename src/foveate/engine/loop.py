@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -70,16 +69,16 @@ def train_loop(
     """
     method.train()
     method.average.eval()
-    started = time.monotonic()
+    started = schedule.now()
     for batch in read_ahead(sampler, method, schedule, before_step):
         rate = schedule.learning_rate(config)
         for optimiser in optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = rate
         losses = train_step(fabric, method, optimisers, batch, schedule, config.clip)
-        schedule.stepped(time.monotonic() - started)
+        schedule.stepped(schedule.now() - started)
         after_step({name: float(value) for name, value in losses.items()})
-        started = time.monotonic()
+        started = schedule.now()
 
 
 def read_ahead(

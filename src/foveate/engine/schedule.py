@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from foveate.config import OptimiserConfig
 
@@ -15,18 +16,22 @@ class Schedule:
     so that the learning rate reaches zero at the bound even when the machine slows down half-way.
 
     steps, seconds: the bound, one of them. spent: seconds used before this process (preparation, an earlier part).
+    now: the clock that seconds are read from, if not that of the wall.
     """
 
-    def __init__(self, steps: int | None, seconds: float | None, spent: float = 0.0) -> None:
+    def __init__(
+        self, steps: int | None, seconds: float | None, spent: float = 0.0, now: Callable[[], float] | None = None
+    ) -> None:
+        self.now = now or time.monotonic
         self.steps, self.seconds = steps, seconds
         self.step = 0
         self.pace: float | None = None  # running mean of seconds per step
-        self._start = time.monotonic() - spent
+        self._start = self.now() - spent
 
     @property
     def elapsed(self) -> float:
         """Seconds of training so far, those before a resume included."""
-        return time.monotonic() - self._start
+        return self.now() - self._start
 
     @property
     def progress(self) -> float:
@@ -70,4 +75,4 @@ class Schedule:
 
     def restore(self, state: dict[str, float]) -> None:
         self.step, self.pace = int(state["step"]), state["pace"] or None
-        self._start = time.monotonic() - state["elapsed"]
+        self._start = self.now() - state["elapsed"]

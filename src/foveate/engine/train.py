@@ -5,7 +5,6 @@ The way from here to the gradient: train -> fit -> train_loop -> train_step -> M
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from foveate.cohort.plan import Plan
 from foveate.cohort.planning import make_plan
 from foveate.cohort.split import hold_back_images, split_cases
 from foveate.config import Config, MethodConfig, PretrainConfig, load_config
+from foveate.engine.clock import CLOCKS
 from foveate.engine.device import launch, workers
 from foveate.engine.fit_plan import budget, explain_out_of_memory, fit_plan, out_of_memory
 from foveate.engine.labelling import Labelling
@@ -80,7 +80,7 @@ def train(
     SIGTERM or SIGINT (with a checkpoint saved), FoveateError for a full disk, too little memory or a loss that is
     not finite.
     """
-    started = time.monotonic()
+    begun = {name: now() for name, now in CLOCKS.items()}
     with (
         RunFolder(run, resume=resume) as folder,
         stop_signals() as stop,
@@ -126,8 +126,8 @@ def train(
         if settings.init:
             start = partial(read_start, settings.init, folder.provenance().get("init"))
         elif first and not folder.checkpoints.steps():
-            start = partial(read_start, str(pretrain_first(here, folder, first, started)))
-        fit(here, folder, settings, schedule_of(settings, started, first), start)
+            start = partial(read_start, str(pretrain_first(here, folder, first, begun[settings.clock])))
+        fit(here, folder, settings, schedule_of(settings, begun[settings.clock], first), start)
     return folder.path
 
 
@@ -257,14 +257,15 @@ def pretraining(settings: Config, cache: Path) -> Config:
 
 
 def schedule_of(settings: Config, started: float, before: Config | None = None) -> Schedule:
-    """The bound of a training of a command that was started then, less that of the training before it.
+    """The bound of a training, less that of the training before it; started: when the command was, by its clock.
 
     Time that the one before did not keep to is lost to this one.
     """
+    now = CLOCKS[settings.clock]
     seconds, earlier = (c.minutes * 60 * (1 - CLOSING) if c and c.minutes else 0.0 for c in (settings, before))
     steps = settings.steps - ((before and before.steps) or 0) if settings.steps else None
-    spent = max(time.monotonic() - started - earlier, 0.0)
-    return Schedule(steps, seconds - earlier if seconds else None, spent)
+    spent = max(now() - started - earlier, 0.0)
+    return Schedule(steps, seconds - earlier if seconds else None, spent, now)
 
 
 def method_class(settings: Config) -> type[Method]:

@@ -10,6 +10,8 @@ import torch
 from foveate.batches.prepare import PreparedCohort
 from foveate.engine.schedule import Schedule
 from foveate.methods import DeepBelief
+from foveate.metrics.detection import ImageBoxes, average_precision, match_class
+from foveate.predict.detecting import BoxPredictor
 from foveate.predict.predictor import AnyPredictor, Predictor
 from foveate.predict.whole import WholePredictor
 
@@ -92,8 +94,32 @@ class FreeEnergyGap:
         return torch.from_numpy(np.array(image[(slice(None), *cut)], np.float32))[None].to(self.device)
 
 
-def validation(predictor: AnyPredictor, prepared: PreparedCohort, cases: Sequence[str]) -> Validation | WholeValidation:
+class BoxValidation:
+    """Mean average precision at an IoU of 0.5 of a predictor's boxes in held-back cases, on the prepared grid."""
+
+    def __init__(self, predictor: BoxPredictor, prepared: PreparedCohort, cases: Iterable[str]) -> None:
+        self.predictor, self.cases = predictor, [prepared[name] for name in cases]
+
+    def __call__(self) -> dict[str, float]:
+        images = []
+        for case in self.cases:
+            assert case.target is not None
+            real = case.target[case.target[:, -1] >= 0]  # what is ignored counts as background here
+            found = self.predictor.predict_prepared(case.image)
+            answer = found.boxes.numpy(), found.classes.numpy(), found.scores.numpy()
+            truth = real[:, :-1], real[:, -1].astype(int), np.zeros(len(real), bool)
+            images.append(ImageBoxes(case.id, case.id, *truth, *answer))
+        classes = range(len(self.predictor.plan.classes))
+        each = [float(average_precision(match_class(images, number, (0.5,)))[0, 0]) for number in classes]
+        return {"ap50": float(np.nanmean(each))} if np.isfinite(each).any() else {}
+
+
+def validation(
+    predictor: AnyPredictor, prepared: PreparedCohort, cases: Sequence[str]
+) -> Validation | WholeValidation | BoxValidation:
     """What measures held-back cases by the predictor's own task."""
+    if isinstance(predictor, BoxPredictor):
+        return BoxValidation(predictor, prepared, cases)
     if isinstance(predictor, WholePredictor):
         return WholeValidation(predictor, prepared, cases)
     return Validation(predictor, prepared, cases)

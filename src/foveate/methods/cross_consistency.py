@@ -2,11 +2,12 @@
 
 Source: Ouali et al., "Semi-Supervised Semantic Segmentation with Cross-Consistency Training", CVPR 2020. As there: the
 main decoder alone learns from labels, the auxiliary ones alone from unlabelled images, by the squared difference to
-the main one's detached answer, and the encoder learns from all of them. Only encoder and main decoder are kept.
+the main one's detached answer, which weighs 30, and the encoder learns from all of them. Only encoder and main decoder
+are kept.
 Departures: three auxiliary decoders (feature drop, feature noise, channel dropout) in place of thirty with seven kinds
 of perturbation, because each costs half a network; every feature that a U-Net's decoder gets is perturbed, not
 the deepest alone; until unlabelled images enter, the auxiliary decoders are kept equal to the main one, so that they
-start from what it has learnt; the loss ramps up after ``start`` to ``unlabelled_weight`` in place of 30.
+start from what it has learnt; the loss ramps up after ``start``.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ PERTURBATIONS: dict[str, Perturbation] = {
 
 
 class CrossConsistency(Method):
+    unlabelled_weight = 30.0
+
     def __init__(
         self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None
     ) -> None:

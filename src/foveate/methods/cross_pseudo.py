@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
-from foveate.methods.method import ANY_TASK, Builder, Method, Turn, divide, weighted
+from foveate.methods.method import ANY_TASK, BOXES, Builder, Method, Turn, divide, weighted
 from foveate.tasks import Task
 
 
@@ -24,7 +24,7 @@ class CrossPseudo(Method):
     same view. The second learns the labelled images from the first step on, the unlabelled ones from ``start`` on."""
 
     strong_views: ClassVar[int] = 1
-    tasks: ClassVar[tuple[str, ...]] = ANY_TASK
+    tasks: ClassVar[tuple[str, ...]] = (*ANY_TASK, BOXES)
 
     def __init__(self, network: nn.Module, task: Task, config: MethodConfig, decay: float, build: Builder) -> None:
         super().__init__(network, task, config, decay, build)

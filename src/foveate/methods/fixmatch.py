@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from foveate.batches.sampler import Batch
-from foveate.methods.method import OF_CLASSES, Method, divide, finest, weighted
+from foveate.methods.method import BOXES, OF_CLASSES, Method, divide, finest, weighted
 
 
 class FixMatch(Method):
     strong_views: ClassVar[int] = 1
     confidence: ClassVar[float] = 0.95
-    tasks: ClassVar[tuple[str, ...]] = OF_CLASSES
+    tasks: ClassVar[tuple[str, ...]] = (*OF_CLASSES, BOXES)
     reason: ClassVar[str] = "teaches where a class is likely enough, and a number has no such probability"
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:

@@ -2,10 +2,10 @@
 
 Source: Verma et al., "Interpolation consistency training for semi-supervised learning", IJCAI 2019. As there: one
 lambda a step mixes unlabelled images (mixup, Zhang 2018), the averaged network answers each of them, and the student
-learns the mixed answers on the mixed images by the squared difference.
-Departures: lambda is uniform, Beta(1, 1), the published value for CIFAR-10; labelled images are not mixed; the weight
-is ``unlabelled_weight`` in place of 100; the partner is the next image of the batch, and of a single unlabelled image
-the first labelled one, for which the teacher's answer counts as well: the loss stays one of consistency.
+learns the mixed answers on the mixed images by the squared difference, which weighs 100.
+Departures: lambda is uniform, Beta(1, 1), the published value for CIFAR-10; labelled images are not mixed; the partner
+is the next image of the batch, and of a single unlabelled image the first labelled one, for which the teacher's answer
+counts as well: the loss stays one of consistency.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from foveate.tasks import Target
 
 
 class InterpolationConsistency(Method):
+    unlabelled_weight = 100.0
+    reason: ClassVar[str] = "mixes the answers to two images"
     tasks: ClassVar[tuple[str, ...]] = ANY_TASK
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from foveate.batches.sampler import Batch
-from foveate.methods.method import ANY_TASK, Method, divide, weighted
+from foveate.methods.method import ANY_TASK, BOXES, Method, divide, weighted
 
 
 class MeanTeacher(Method):
     strong_views: ClassVar[int] = 1
-    tasks: ClassVar[tuple[str, ...]] = ANY_TASK
+    tasks: ClassVar[tuple[str, ...]] = (*ANY_TASK, BOXES)
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         with torch.no_grad():

@@ -19,6 +19,7 @@ Builder = Callable[..., nn.Module]
 # What a method may say that it serves: where an answer is all that it asks of a task; where it must be a probability.
 ANY_TASK = ("segmentation", "classification", "regression")
 OF_CLASSES = ("segmentation", "classification")
+BOXES = "detection"  # where the loss alone compares with a pseudo-label: there is no distance between sets of boxes
 
 
 class Method(nn.Module):
@@ -29,7 +30,10 @@ class Method(nn.Module):
     start: progress from which unlabelled scans teach, unless the configuration says otherwise.
     learns_labels: false of pre-training, which sees every scan as an image and leaves no segmenter behind.
     watches_images: true of pre-training whose images held back show what it has learnt by heart.
-    confidence: a pseudo-label teaches where it is surer than this, unless the configuration says otherwise (sureness).
+    unlabelled_weight: weight of the unlabelled loss once ramped up, unless the configuration says otherwise. A squared
+        difference of probabilities is small beside cross-entropy and Dice, so methods that learn by it weigh it more.
+    confidence: a pseudo-label teaches where it is surer than this, unless the configuration or the task says otherwise
+        (sureness).
     build: makes another network for the same task and plan, with other random weights; ``build("name")`` one of
         another architecture. For the methods that train more than one.
     tasks: names of TASKS that it serves; reason: why it does not serve the others.
@@ -46,6 +50,7 @@ class Method(nn.Module):
     tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
     reason: ClassVar[str] = "compares answers voxel by voxel"
     start: float = 0.2
+    unlabelled_weight: float = 1.0
 
     def __init__(
         self, network: nn.Module, task: Task, config: MethodConfig, decay: float, build: Builder | None = None
@@ -54,7 +59,9 @@ class Method(nn.Module):
         self.network, self.task, self.config, self.decay = network, task, config, decay
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
         self.start = self.start if config.start is None else config.start
-        self.sureness = self.confidence if config.confidence is None else config.confidence
+        weight = config.unlabelled_weight
+        self.unlabelled_weight = self.unlabelled_weight if weight is None else weight
+        self.sureness = next(c for c in (config.confidence, task.confidence, self.confidence) if c is not None)
 
     def players(self) -> dict[str, nn.Module]:
         """The modules that are trained, one optimiser each; a teacher is no player."""
@@ -69,7 +76,7 @@ class Method(nn.Module):
         if not self.uses_unlabelled or progress < self.start:
             return 0.0
         t = 1.0 if self.config.ramp == 0 else min((progress - self.start) / self.config.ramp, 1.0)
-        return self.config.unlabelled_weight * math.exp(-5.0 * (1 - t) ** 2)
+        return self.unlabelled_weight * math.exp(-5.0 * (1 - t) ** 2)
 
     def shares(self, batch: int, progress: float) -> tuple[int, int]:
         """How many of ``batch`` images are labelled and unlabelled. Unlabelled ones replace labelled ones, so that a

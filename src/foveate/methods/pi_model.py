@@ -4,9 +4,10 @@ Source: Laine & Aila, "Temporal ensembling for semi-supervised learning", ICLR 2
 difference of the two predictions, and the gradient flows through both.
 Departures: the views differ in intensity alone, through one geometry, so that voxels correspond, and there is no
 dropout to differ by; labelled images are seen once and have no consistency loss; coarser heads learn the other view's
-finest answer; the weight is ``unlabelled_weight`` in place of 100 times the labelled share; unlabelled images replace
-half of the labelled ones after ``start``, and a step costs 1.5 of the baseline. Temporal ensembling, the paper's other
-half, remembers a prediction of every training image: that is left to methods that keep pseudo-labels per scan.
+finest answer; the weight is 10, which 100 times the labelled share is where a tenth of the scans are labelled;
+unlabelled images replace half of the labelled ones after ``start``, and a step costs 1.5 of the baseline. Temporal
+ensembling, the paper's other half, remembers a prediction of every training image: that is left to methods that keep
+pseudo-labels per scan.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from foveate.methods.method import ANY_TASK, Method, divide, weighted
 
 class PiModel(Method):
     strong_views: ClassVar[int] = 2
+    unlabelled_weight = 10.0
+    reason: ClassVar[str] = "compares two answers number by number"
     tasks: ClassVar[tuple[str, ...]] = ANY_TASK
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:

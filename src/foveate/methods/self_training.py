@@ -4,7 +4,8 @@ Sources: Lee, "Pseudo-Label", ICML workshop 2013; Xie et al., "Self-training wit
 al., "ST++", CVPR 2022.
 Departures: one run in place of several trainings: the same student goes on, with its learning rate, after each
 labelling; the teacher is its average, asked for several rotated and zoomed views of every scan; unlabelled images
-take a share of every batch. So a step costs what a supervised one costs, and labelling a few per cent of the time.
+take a share of every batch; what a label has apart from a structure's largest piece teaches nothing, where the labelled
+scans show the structure in one. So a step costs what a supervised one costs, and labelling a few per cent of the time.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from foveate.methods.method import ANY_TASK, Method
 class SelfTraining(Method):
     strong_views: ClassVar[int] = 1
     labellings: ClassVar[int] = 2
+    reason: ClassVar[str] = "averages answers over turned views"
     tasks: ClassVar[tuple[str, ...]] = ANY_TASK
     start = 0.3  # a teacher that has seen less makes labels that are not worth learning
 

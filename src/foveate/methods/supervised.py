@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from foveate.methods.method import ANY_TASK, Method
+from foveate.methods.method import ANY_TASK, BOXES, Method
 
 
 class Supervised(Method):
     """Minimises the task's loss on labelled images; the model is the EMA of the weights, as in every method."""
 
     uses_unlabelled: ClassVar[bool] = False
-    tasks: ClassVar[tuple[str, ...]] = ANY_TASK
+    tasks: ClassVar[tuple[str, ...]] = (*ANY_TASK, BOXES)

@@ -7,7 +7,7 @@ Departures: four passes in place of eight, and their mean is the target too, whe
 noisy pass for it; the network has no dropout, so passes differ by noise on the image and by channel dropout on the
 encoder's features; the threshold follows the ramp of the loss in place of a ramp of its own over all of training;
 entropy is of K classes, or the mean over regions; the student sees intensity changes in place of the image itself; the
-average covers buffers too; the weight is ``unlabelled_weight`` in place of 0.1; unlabelled images alone have the
+average covers buffers too; the weight is 1 in place of 0.1; unlabelled images alone have the
 consistency loss, as in one of the two published scripts.
 """
 
@@ -34,7 +34,7 @@ class UncertaintyMeanTeacher(Method):
     reason: ClassVar[str] = "asks for the entropy of classes, and a number has none"
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
-        pseudo = self.teach(batch, LOWEST + (1 - LOWEST) * weight / self.config.unlabelled_weight)
+        pseudo = self.teach(batch, LOWEST + (1 - LOWEST) * weight / self.unlabelled_weight)
         outputs = self.network(torch.cat([batch.images, batch.strong[0]]))
         known, guessed = divide(outputs, len(batch.images))
         losses = self.task.loss(known, self.task.encode(batch.labels))

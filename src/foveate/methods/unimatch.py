@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from foveate.batches.sampler import Batch
-from foveate.methods.method import OF_CLASSES, Method, divide, finest, randomness, weighted
+from foveate.methods.method import BOXES, OF_CLASSES, Method, divide, finest, randomness, weighted
 from foveate.methods.perturb import channel_dropout
 from foveate.tasks import Target
 
@@ -25,7 +25,7 @@ from foveate.tasks import Target
 class UniMatch(Method):
     strong_views: ClassVar[int] = 2
     confidence: ClassVar[float] = 0.95
-    tasks: ClassVar[tuple[str, ...]] = OF_CLASSES
+    tasks: ClassVar[tuple[str, ...]] = (*OF_CLASSES, BOXES)
     reason: ClassVar[str] = "teaches where a class is likely enough, and a number has no such probability"
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from foveate.cohort.boxes import PREDICTIONS
 from foveate.errors import refuse
 from foveate.metrics.case import Classes
 from foveate.metrics.evaluation import evaluate_labels, writable
@@ -12,8 +13,18 @@ from foveate.metrics.result import Evaluation
 from foveate.metrics.tables import evaluate_table
 from foveate.metrics.task_result import TaskEvaluation
 
+
+def _evaluate_boxes(path: Path, data: Path, cases: Sequence[str] | None) -> TaskEvaluation:
+    from foveate.metrics.boxes import evaluate_boxes  # which needs torch; the others start without it
+
+    return evaluate_boxes(path, data, cases)
+
+
 # File that `foveate predict` wrote -> how it is scored (file, dataset folder, ids or None); without one, label maps.
-OUTPUTS: dict[str, Callable[[Path, Path, Sequence[str] | None], TaskEvaluation]] = {"predictions.csv": evaluate_table}
+OUTPUTS: dict[str, Callable[[Path, Path, Sequence[str] | None], TaskEvaluation]] = {
+    "predictions.csv": evaluate_table,
+    PREDICTIONS: _evaluate_boxes,
+}
 
 
 def evaluate(
@@ -28,9 +39,9 @@ def evaluate(
 ) -> Evaluation | TaskEvaluation:
     """Score what ``foveate predict`` wrote against the dataset that says what is true.
 
-    predictions: folder with predictions.csv (classes, values) or label maps, or the file itself. labels: the dataset
-    folder; for label maps also their folder or a file. json: where to write the result. cases: only these ids.
-    classes, tolerance_mm, workers: of label maps, see ``evaluate_labels``.
+    predictions: folder with predictions.csv (classes, values), predictions.json (boxes) or label maps, or the file
+    itself. labels: the dataset folder; for label maps also their folder or a file. json: where to write the result.
+    cases: only these ids. classes, tolerance_mm, workers: of label maps, see ``evaluate_labels``.
 
     A case of a table goes with the dataset's case of the same id, or of the same last part where ids differ only by
     folders. Raises InputError naming everything that cannot be scored.

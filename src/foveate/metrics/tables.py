@@ -81,7 +81,7 @@ def score_classes(
             JOINED.join(name for name, there in zip(classes, flags, strict=True) if there)
             for flags in (targets[i] == 1, predicted[i])
         )
-        row["probability"] = float(support[i])
+        row["probability_of_label"] = float(support[i])
         row["right"] = bool((predicted[i] == targets[i])[known[i]].all())
         rows.append(row)
     return TaskEvaluation("classification", scores, tuple(classes), tuple(rows), details)

@@ -25,17 +25,24 @@ _TITLES = {
     "brier": "Brier score",
     "ece": "calibration error",
     "classwise_ece": "calibration error, class by class",
+    "ap50": "AP at IoU 0.5",
+    "ap": "AP, mean of IoU 0.1 to 0.75",
+    "froc": "FROC, mean sensitivity",
     "mae": "mean absolute error",
     "rmse": "root mean square error",
     "r2": "R²",
     "coverage": "coverage of the intervals",
     "interval_width": "width of the intervals",
-    "ap": "AP",
-    "froc": "FROC",
 }
 # What is shown of each class: the JSON has more, for which there are no columns.
 _OF_CLASS = ("f1", "sensitivity", "auroc", "auprc", "sensitivity_at_95_specificity", "ap", "ap10", "ap50", "froc")
-_SHORT = {"sensitivity_at_95_specificity": "sens. at 95% spec.", "sensitivity": "sens."}
+_SHORT = {  # as heads of columns
+    "sensitivity_at_95_specificity": "sens. at 95% spec.",
+    "sensitivity": "sens.",
+    "ap": "AP",
+    "ap50": "AP50",
+    "froc": "FROC",
+}
 
 
 def show(evaluation: TaskEvaluation, console: Console) -> None:
@@ -70,7 +77,7 @@ def _by_class(evaluation: TaskEvaluation) -> Table:
     """One row a class, each score over its interval."""
     there = {key.split("/", 1)[0] for key in evaluation.scores if "/" in key}
     keys = [key for key in _OF_CLASS if key in there]
-    table = _table("Each class against the others")
+    table = _table("Each class")
     table.add_column("class", overflow="fold")
     for key in keys:
         table.add_column(_SHORT.get(key, _title(key)), justify="right")

@@ -21,6 +21,7 @@ class Truths:
     """
 
     root: Path
+    task: str
     targets: dict[str, tuple[str, ...] | float]
     patients: dict[str, str]
     classes: tuple[str, ...] = ()
@@ -50,7 +51,7 @@ def read_truths(data: Path, task: str) -> Truths:
     patients = {case.id: case.patient for case in cohort.labelled}
     # That cases have no label is no news here; that their patients are not known is.
     said = [problem for problem in cohort.problems if problem.field == "patient"]
-    return Truths(data, targets, patients, tuple(cohort.classes), cohort.exclusive, said)
+    return Truths(data, task, targets, patients, tuple(cohort.classes), cohort.exclusive, said)
 
 
 def match_cases(

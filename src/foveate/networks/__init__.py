@@ -18,6 +18,7 @@ from foveate.errors import refuse
 from foveate.networks.attention_cnn import AttentionCNN
 from foveate.networks.attention_unet import AttentionUNet, PyramidUNet
 from foveate.networks.classifier import Classifier
+from foveate.networks.detector import Detector
 from foveate.networks.dual_attention import DualAttentionUNet
 from foveate.networks.fusion_unet import FusionUNet
 from foveate.networks.hybrid import HybridUNet
@@ -37,8 +38,9 @@ NETWORKS: dict[str, type[UNet] | type[Classifier]] = {
     "ms_can": MultiScaleUNet,
     "classifier": Classifier,
     "attention_cnn": AttentionCNN,
+    "detector": Detector,
 }
-DEFAULTS = {"segmentation": "unet", "classification": "classifier", "regression": "classifier"}
+DEFAULTS = {"segmentation": "unet", "classification": "classifier", "regression": "classifier", "detection": "detector"}
 
 
 def network_class(config: NetworkConfig) -> type[UNet] | type[Classifier]:

@@ -133,6 +133,7 @@ class Decoder(nn.Module):
 class UNet(nn.Module):
     stage: ClassVar[type[nn.Module]] = Residual
     takes_missing: ClassVar[bool] = False
+    decoder_kind: ClassVar[type[Decoder]] = Decoder
     tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
 
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
@@ -145,7 +146,7 @@ class UNet(nn.Module):
             for stage, width in zip(self.stages(plan), widths, strict=True)
         )
         self.bottleneck = build_attention("bottleneck", config.attention.bottleneck, widths[-1], dims)
-        self.decoder = Decoder(plan, channels, config)
+        self.decoder = self.decoder_kind(plan, channels, config)
 
     @classmethod
     def stages(cls, plan: Plan) -> Iterator[nn.Module]:

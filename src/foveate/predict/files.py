@@ -11,6 +11,8 @@ from foveate.cohort.cohort import Case
 from foveate.cohort.layout_nnunet import missing_channels
 from foveate.errors import FoveateError, InputError, Problem, refuse
 from foveate.io import case_stem, image_suffix, write_label
+from foveate.predict.boxes_file import predict_boxes
+from foveate.predict.detecting import BoxPredictor
 from foveate.predict.predictor import AnyPredictor, load
 from foveate.predict.table import find_tree, predict_table
 from foveate.predict.whole import WholePredictor
@@ -32,7 +34,8 @@ def predict_files(
 ) -> list[Path]:
     """Label a scan or a folder of scans; returns the files written, in order of the cases.
 
-    A model that answers for whole images writes one table, predictions.csv, also of folders in the folder.
+    A model that answers for whole images writes one table, predictions.csv, also of folders in the folder; one that
+    finds boxes predictions.json and pictures.
 
     run: run or model folder, or a Predictor. input: an image, a folder of images (``_0000`` suffixes name
     channels; one of which there is no file is missing, if the network takes that), or a dataset folder with imagesTs/,
@@ -50,6 +53,9 @@ def predict_files(
         if not predictor.takes_missing:
             _check_complete(cases, predictor)
         return [predict_table(predictor, cases, target, mirror=mirror, views=views, progress=progress)]
+    if isinstance(predictor, BoxPredictor):
+        cases = find_whole(source, len(predictor.plan.channels))
+        return predict_boxes(predictor, cases, target, mirror=mirror, progress=progress)
     cases = find_images(source, len(predictor.plan.channels))
     if not predictor.takes_missing:
         _check_complete(cases, predictor)

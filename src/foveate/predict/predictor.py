@@ -22,6 +22,7 @@ from foveate.io.volume import Volume
 from foveate.layers import present
 from foveate.networks import build_network
 from foveate.predict.answering import Answering, Precision
+from foveate.predict.detecting import BoxPredictor
 from foveate.predict.model_file import DESCRIPTION, RESTORE, WEIGHTS, find_model, load_model
 from foveate.predict.resample import Restorer, way_back
 from foveate.predict.sliding import Forward, Scan, Windows, divide, place_windows, roll
@@ -186,12 +187,13 @@ def _sweep(scan: Scan, grid: Grid, decode: Callable[[Tensor], Tensor], out: np.n
         roll(scan, column, axis, Restorer(column, axis, taps, windows.before, decode, canonical))
 
 
-AnyPredictor = Predictor | WholePredictor
+AnyPredictor = Predictor | WholePredictor | BoxPredictor
 # Of each task; those that are not here answer nothing that can be written.
 PREDICTORS: dict[str, Callable[..., AnyPredictor]] = {
     "segmentation": Predictor,
     "classification": WholePredictor,
     "regression": WholePredictor,
+    "detection": BoxPredictor,
 }
 
 

@@ -23,9 +23,10 @@ _CURVES = (
     ("learning_rate", "Learning rate"),
     ("dice", "Validation Dice"),
     ("macro_f1", "Validation macro F1"),
+    ("ap50", "Validation AP50"),
     ("mae", "Validation mean absolute error"),
 )
-_HEADERS = {"dice": "Dice", "nsd": "Surface Dice"} | {
+_HEADERS = {"dice": "Dice", "nsd": "Surface Dice", "ap50": "AP50", "ap": "AP", "froc": "FROC"} | {
     f"{key}_{unit}": f"{name} ({unit})" for key, name in (("hd95", "HD95"), ("asd", "ASD")) for unit in ("mm", "px")
 }
 
@@ -36,6 +37,7 @@ class ReportCase:
 
     image: ``[*S]`` one channel, 2D or 3D. spacing: mm per axis. label: integer ``[*S]``, or None when the scan
     has none. prediction: integer ``[*S]``. dice: its mean Dice, or None. caption: a line of plain text.
+    views: what to show, where it is drawn already; prediction is then None.
     affine: 4x4 to RAS mm, without which a volume is shown in axis order and sides are not marked.
     """
 
@@ -43,10 +45,11 @@ class ReportCase:
     image: np.ndarray
     spacing: tuple[float, ...]
     label: np.ndarray | None
-    prediction: np.ndarray
+    prediction: np.ndarray | None
     dice: float | None = None
     caption: str = ""
     affine: np.ndarray | None = None
+    views: Sequence[View] = ()
 
 
 def write_report(
@@ -109,7 +112,9 @@ def _worst_first(cases: Sequence[ReportCase]) -> list[ReportCase]:
 
 
 def _case(case: ReportCase, values: Sequence[Sequence[int]]) -> dict[str, Any]:
-    views = case_views(case.image, case.spacing, case.label, case.prediction, values, case.affine)
+    views = case.views
+    if case.prediction is not None:
+        views = case_views(case.image, case.spacing, case.label, case.prediction, values, case.affine)
     return {
         "id": case.id,
         "dice": None if _number(case.dice) is None else f"{case.dice:.3f}",

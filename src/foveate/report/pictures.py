@@ -11,10 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from foveate.figures import INK, png_bytes
+from foveate.figures import INK, PALETTE, png_bytes
 
-# Okabe and Ito's palette, which people with any common colour blindness can tell apart, bright ones first.
-PALETTE = ("#E69F00", "#56B4E9", "#00C08B", "#F0E442", "#CC79A7", "#FF6F3C", "#7FA8FF")
 _LINES = {"light": ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "dark": ("#56B4E9", "#E69F00", "#2FD6A3", "#E79FC6")}
 _INCHES, _DPI = 3.6, 120
 

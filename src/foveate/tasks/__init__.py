@@ -2,6 +2,7 @@
 
 from foveate.cohort.plan import Plan
 from foveate.tasks.classification import Classification
+from foveate.tasks.detection import Boxes, Detection
 from foveate.tasks.hierarchy import HierarchicalSegmentation
 from foveate.tasks.regression import Regression
 from foveate.tasks.segmentation import Segmentation
@@ -11,6 +12,7 @@ TASKS: dict[str, type[Task]] = {
     "segmentation": Segmentation,
     "classification": Classification,
     "regression": Regression,
+    "detection": Detection,
 }
 
 
@@ -21,7 +23,9 @@ def build_task(plan: Plan) -> Task:
 
 __all__ = [
     "TASKS",
+    "Boxes",
     "Classification",
+    "Detection",
     "HierarchicalSegmentation",
     "Regression",
     "Segmentation",

@@ -39,10 +39,12 @@ class Task:
     """Head, loss, pseudo-label and metric of the classes of a plan.
 
     name: as in TASKS. metric: what ``score`` is called in a log; better: the sign of an improvement.
+    confidence: from which a pseudo-label teaches, whatever the method, where the task's is no probability; else None.
     channels: of the logits. exclusive: channels exclude each other (a softmax), or each is a yes or no (a sigmoid).
     """
 
     name: ClassVar[str]
+    confidence: ClassVar[float | None] = None
     channels: int
     exclusive: bool
 

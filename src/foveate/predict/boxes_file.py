@@ -1,0 +1,91 @@
+"""Boxes of every image of a folder: predictions.json in COCO's form, and a picture of each with its boxes drawn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from foveate.cohort.boxes import PREDICTIONS
+from foveate.cohort.cohort import Case
+from foveate.errors import FoveateError, InputError, Problem
+from foveate.files import write_atomic
+from foveate.io.volume import Volume
+from foveate.predict.detecting import BoxPredictor
+from foveate.tasks import Boxes
+
+PICTURES = "pictures"
+
+
+def predict_boxes(
+    predictor: BoxPredictor,
+    cases: Sequence[Case],
+    out: Path,
+    *,
+    mirror: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Write ``out/predictions.json``, or ``out`` itself where that ends in .json, and beside it ``pictures/CASE.png``;
+    returns their paths.
+
+    Images have file_name and, of pictures, width and height, of volumes size; annotations have bbox, ``[x, y, w, h]``
+    with x along the columns, or ``[x, y, z, w, h, d]`` by array axis, and score. Raises InputError at the end, when the
+    other cases are written, with each case that could not be read.
+    """
+    from foveate.predict.box_picture import draw_boxes
+
+    path = out if out.suffix.lower() == ".json" else out / PREDICTIONS
+    names = list(predictor.plan.classes)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    drawn: list[Path] = []
+    for number, case in enumerate(cases, 1):
+        try:
+            volume = predictor.read(case.images, case.missing)
+            found = predictor.predict(volume, mirror=mirror)
+        except InputError as error:
+            problems += [replace(problem, case=case.id) for problem in error.problems]
+        else:
+            name = f"{case.id}{case.images[0].name.removeprefix(Path(case.id).name)}"
+            images.append({"id": number, "file_name": name, **_size(volume)})
+            annotations += _annotations(found, number, len(annotations) + 1)
+            picture = path.parent / PICTURES / f"{case.id}.png"
+            _write(picture, draw_boxes(volume, found, names))
+            drawn.append(picture)
+        if progress is not None:
+            progress(number, len(cases))
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+    data = {"images": images, "categories": categories, "annotations": annotations}
+    _write(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    if problems:
+        raise InputError(problems)
+    return [path, *drawn]
+
+
+def _size(volume: Volume) -> dict[str, Any]:
+    if volume.dims == 2:
+        return {"width": volume.shape[1], "height": volume.shape[0]}
+    return {"size": list(volume.shape)}
+
+
+def _annotations(found: Boxes, image: int, first: int) -> list[dict[str, Any]]:
+    rows = []
+    for box, kind, score in zip(found.boxes.tolist(), found.classes.tolist(), found.scores.tolist(), strict=True):
+        low, high = box[: len(box) // 2], box[len(box) // 2 :]
+        sides = [b - a for a, b in zip(low, high, strict=True)]
+        if len(low) == 2:
+            low, sides = low[::-1], sides[::-1]
+        row = {"id": first + len(rows), "image_id": image, "category_id": kind + 1}
+        rows.append(row | {"bbox": [round(v, 2) for v in (*low, *sides)], "score": round(score, 5)})
+    return rows
+
+
+def _write(path: Path, data: str | bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)
+    except OSError as error:
+        raise FoveateError(f"{path}: could not be written ({error.strerror}).") from error

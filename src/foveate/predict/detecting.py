@@ -1,0 +1,112 @@
+"""Boxes of a scan: the network sees it whole, or in windows whose boxes are put together."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveate.batches.prepare import prepare_volume
+from foveate.boxes import suppress
+from foveate.errors import FoveateError
+from foveate.io.volume import Volume
+from foveate.layers import present
+from foveate.predict.answering import Answering
+from foveate.predict.sliding import Scan, place_windows
+from foveate.tasks import Boxes, Detection
+from foveate.tasks.detection import OVERLAP
+
+WHOLE = 4  # patches whose voxels a scan may have to be seen at once
+SHARED = 0.5  # share of a window that the next one covers again: what one cuts the other has whole
+
+
+class BoxPredictor(Answering[Detection]):
+    """Finds boxes in scans on ``device``. batch: windows per call of the network."""
+
+    def predict(
+        self,
+        source: str | Path | Sequence[Path] | np.ndarray | Volume,
+        *,
+        spacing: Sequence[float] | None = None,
+        affine: np.ndarray | None = None,
+        mirror: bool | Sequence[int] = False,
+    ) -> Boxes:
+        """Boxes on the scan's own voxel grid, surest first, on the CPU.
+
+        source, spacing, affine: as for a segmentation (``Predictor.predict``). mirror: look at all mirrorings of the
+        plan's axes, or of the axes given, too. Raises InputError when the source cannot be read or does not fit.
+        """
+        if isinstance(source, np.ndarray):
+            volume = self._from_array(source, spacing, affine)
+        elif isinstance(source, Volume):
+            volume = source
+        else:
+            volume = self.read([Path(source)] if isinstance(source, str | Path) else [Path(file) for file in source])
+        image, grid = prepare_volume(volume, self.plan)
+        if not self.takes_missing and (absent := (~present(image[None])[0]).nonzero()[:, 0].tolist()):
+            raise self.refuse_missing(str(volume.path or "image"), "modalities", absent)
+        found = self._find(image, self._mirror_axes(mirror))
+        edges = grid.boxes_to_original(found.boxes.double().numpy())
+        size = np.tile(np.array(grid.original_shape, float), 2)
+        return Boxes(torch.from_numpy(edges.clip(0, size)), found.classes, found.scores)
+
+    def predict_prepared(self, image: np.ndarray) -> Boxes:
+        """Boxes of a prepared scan ``[C, *S']`` on its own grid, on the CPU."""
+        return self._find(torch.from_numpy(np.array(image, np.float32)), ())
+
+    @torch.inference_mode()
+    def _find(self, image: Tensor, mirror: Sequence[int]) -> Boxes:
+        shape = tuple(image.shape[1:])
+        full = tuple(math.ceil(n / stride) * stride for n, stride in zip(shape, self.strides, strict=True))
+        size = tuple(max(n, p) for n, p in zip(full, self.plan.patch, strict=True))
+        if math.prod(size) > WHOLE * math.prod(self.plan.patch):
+            size = self.plan.patch
+        windows = place_windows(shape, size, SHARED)
+        scan = Scan(image, windows, self.task.channels, self.answer, self.batch, self.device)
+        corners = list(itertools.product(*windows.starts))
+        flips = [flip for n in range(len(mirror) + 1) for flip in itertools.combinations(mirror, n)]
+        parts = []
+        for start in range(0, len(corners), self.batch):
+            some = corners[start : start + self.batch]
+            x = torch.stack([scan.cut(corner) for corner in some]).to(self.device)
+            for flip in flips:
+                logits = self.answer(x.flip([axis + 2 for axis in flip]) if flip else x)
+                if not logits.sum().isfinite():
+                    raise FoveateError(
+                        "The network answered with numbers that are not finite. Its weights are damaged, or bfloat16 "
+                        "is not precise enough for it: try precision float32, or train again."
+                    )
+                for corner, found in zip(some, self.task.decode(logits), strict=True):
+                    boxes = mirrored(found.boxes.cpu(), flip, size)
+                    inside = self._whole(boxes, corner, windows.padded, size)
+                    moved = torch.tensor([c - b for c, b in zip(corner, windows.before, strict=True)]).repeat(2)
+                    parts.append((boxes[inside] + moved, found.classes.cpu()[inside], found.scores.cpu()[inside]))
+        boxes, classes, scores = (torch.cat(each) for each in zip(*parts, strict=True))
+        boxes = boxes.clamp_min(0).minimum(boxes.new_tensor(shape).repeat(2))
+        seen = (boxes[:, : len(shape)] < boxes[:, len(shape) :]).all(1)  # not in the padding
+        boxes, classes, scores = boxes[seen], classes[seen], scores[seen]
+        best = suppress(boxes, scores, classes, OVERLAP)
+        return Boxes(boxes[best], classes[best], scores[best])
+
+    def _whole(self, boxes: Tensor, corner: Sequence[int], padded: Sequence[int], size: Sequence[int]) -> Tensor:
+        """Whether a box of a window ``[N, 2 n]`` is not cut off by an edge within the scan, unless it is larger than
+        what the next window covers again."""
+        low, high = boxes.chunk(2, dim=1)
+        keep = torch.ones(len(boxes), dtype=torch.bool)
+        for axis, (first, n) in enumerate(zip(corner, size, strict=True)):
+            small = high[:, axis] - low[:, axis] < SHARED * n
+            cut = (low[:, axis] < 1) & (first > 0) | (high[:, axis] > n - 1) & (first + n < padded[axis])
+            keep &= ~(small & cut)
+        return keep
+
+
+def mirrored(boxes: Tensor, axes: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Boxes ``[N, 2 n]`` of an image of ``size`` after mirroring it along ``axes``."""
+    low, high = boxes.chunk(2, dim=1)
+    extent, flips = boxes.new_tensor(list(size)), torch.tensor([axis in axes for axis in range(len(size))])
+    return torch.cat([torch.where(flips, extent - high, low), torch.where(flips, extent - low, high)], 1)

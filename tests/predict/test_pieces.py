@@ -1,0 +1,60 @@
+"""Pieces of label maps against a flood fill by hand, and which structures the labels show in one."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from foveate.predict.pieces import of_one_piece, open_smaller_pieces
+
+
+def flood(mask):
+    """The pieces of a mask as sets of voxels, neighbours over corners included, by flood fill."""
+    left = {tuple(int(i) for i in place) for place in np.argwhere(mask)}
+    steps = list(itertools.product((-1, 0, 1), repeat=mask.ndim))
+    pieces = []
+    while left:
+        front, piece = [left.pop()], set()
+        while front:
+            place = front.pop()
+            piece.add(place)
+            near = {tuple(a + b for a, b in zip(place, step, strict=True)) for step in steps} & left
+            left -= near
+            front += near
+        pieces.append(piece)
+    return sorted(pieces, key=len, reverse=True)
+
+
+@pytest.mark.parametrize("shape", [(12, 15), (7, 8, 9)], ids=["2d", "3d"])
+def test_what_lies_apart_from_the_largest_piece_is_left_open(shape):
+    random = np.random.default_rng(0)
+    checked = 0
+    for _ in range(30):
+        labels = random.choice(3, shape, p=(0.9, 0.06, 0.04)).astype(np.uint8)
+        pieces = flood(labels == 1)
+        if len(pieces) < 2 or len(pieces[0]) == len(pieces[1]):
+            continue
+        checked += 1
+        expected = labels.copy()
+        for place in set.union(*pieces[1:]):
+            expected[place] = 255
+        assert np.array_equal(open_smaller_pieces(labels, {"one": 1}), expected)
+        assert np.array_equal(open_smaller_pieces(labels, {}), labels)
+    assert checked > 10
+
+
+def test_a_region_is_one_structure_whatever_values_it_joins():
+    labels = np.array([[1, 2, 0, 2, 0, 1]], np.uint8)
+    assert open_smaller_pieces(labels, {"whole": (1, 2)}).tolist() == [[1, 2, 0, 255, 0, 255]]
+
+
+def test_labels_say_which_structures_are_of_one_piece():
+    whole, apart = np.zeros((2, 20, 20), np.uint8)
+    whole[2:12, 2:12] = 1
+    whole[15, 15] = 1  # a slip of the mouse is one voxel in a hundred
+    whole[0, :4] = 2
+    apart[2:6, 2:6] = apart[8:12, 8:12] = 2
+    classes = {"one": 1, "two": 2, "never seen": 3, "both": (1, 2)}
+    assert of_one_piece([whole], classes) == {"one": 1, "two": 2}
+    assert of_one_piece([whole, apart], classes) == {"one": 1}
+    assert of_one_piece([], classes) == {}
