@@ -12,6 +12,7 @@ from foveate.explanations.whole import WholeWork
 from foveate.explanations.work import Work
 from foveate.predict.files import find_images, find_whole
 from foveate.predict.predictor import AnyPredictor, Predictor, load
+from foveate.predict.whole import WholePredictor
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,12 @@ def explain(
             raise refuse("explain", given[0], "a value", "nothing, for a model that segments", fix)
         cases = find_images(Path(input), len(predictor.plan.channels))
         work = Work(predictor, folder, layers)
-    else:
+    elif isinstance(predictor, WholePredictor):
         cases = find_whole(Path(input), len(predictor.plan.channels))
         work = WholeWork(predictor, folder, layers, of, cases, Path(masks) if masks is not None else None)
+    else:
+        expected = "a model that segments or answers for whole images"
+        raise refuse("explain", "task", predictor.plan.task, expected, "Boxes say where they are: foveate predict.")
     _check_output(folder, cases)
     problems: list[Problem] = []
     for number, case in enumerate(cases, 1):

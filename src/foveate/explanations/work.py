@@ -83,7 +83,7 @@ class Work:
         marked = np.isin(shown.labels, [v for group in shown.members.values() for v in group])
         cut = best_cut(marked, volume.spacing, affine)
         panels, written = [], []
-        names = list(self.checks)
+        names = sorted(self.checks, key=lambda name: name.kind != "evidence")
         several = max(1, HELD // (4 * marked.size))
         for start in range(0, len(names), several):
             some = names[start : start + several]
