@@ -104,7 +104,7 @@ def centre_prior(shape: Sequence[int], spacing: Sequence[float]) -> np.ndarray:
 def ball(centre: Sequence[float], shape: Sequence[int], spacing: Sequence[float], voxels: int) -> np.ndarray:
     """The ``voxels`` voxels of an image that are nearest to ``centre``, by index, in mm: bool ``[*shape]``."""
     axes = [((np.arange(n) - c) * s) ** 2 for n, c, s in zip(shape, centre, spacing, strict=True)]
-    distance = sum(np.meshgrid(*axes, indexing="ij"))
+    distance = np.sum(np.stack(np.meshgrid(*axes, indexing="ij")), axis=0)
     nearest = np.argsort(distance, axis=None, kind="stable")[:voxels]
     out = np.zeros(distance.size, bool)
     out[nearest] = True
