@@ -7,24 +7,23 @@ Models", ICLR 2019 (convolutions of 1 x 1, so that a position sees little); Vasw
 among positions, as any block of ``ATTENTION`` in the slot ``bottleneck``).
 
 Departures: the instances are positions of one feature map, not patches that are encoded one by one, and one pass gives
-all; classes share one attention, and their weights tell them apart; the encoder has the U-Net's widths and strides, cut
-where its map would be too coarse to show a place, and normalises each position by itself. Instance normalisation would
-tell every position of the whole image, and a wide field of view of its neighbours: the network then answers from where
-nothing is, and a map that adds up exactly points there. Attention is over the positions of an image, never over the
-images of a batch.
+all; classes share one attention, and their weights tell them apart; the encoder has the U-Net's widths, strides and
+instance normalisation, cut where its map would be too coarse to show a place. Through that normalisation a position
+still learns of the whole image's contrast. Attention is over the positions of an image, never over the images of a
+batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
-from foveate.layers import conv
+from foveate.layers import conv, instance_norm
 from foveate.networks.classifier import Classifier
 from foveate.networks.unet import UNet
 
@@ -32,43 +31,29 @@ COARSEST = 8  # voxels from one position to the next at most
 FEWEST = 8  # positions at least along every axis that is down-sampled
 
 
-class PositionNorm(nn.LayerNorm):
-    """Layer normalisation of each position's channels, ``[B, C, *S] -> [B, C, *S]``: no position learns of another."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
-
-
 class Local(nn.Module):
-    """A residual block of which a position sees no further than its convolutions reach: ``[B, I, *S] -> [B, O, *s]``.
+    """A residual block whose second convolution is 1 x 1: a position sees no further than it must for its stride."""
 
-    kernel: of the second convolution.
-    """
-
-    def __init__(self, dims: int, inputs: int, outputs: int, stride: Sequence[int], kernel: int) -> None:
+    def __init__(self, dims: int, inputs: int, outputs: int, stride: Sequence[int]) -> None:
         super().__init__()
         self.body = nn.Sequential(
             conv(dims, inputs, outputs, stride=stride, bias=False),
-            PositionNorm(outputs),
-            nn.LeakyReLU(),
-            conv(dims, outputs, outputs, kernel=kernel, bias=False),
-            PositionNorm(outputs),
+            instance_norm(outputs),
+            nn.LeakyReLU(inplace=True),
+            conv(dims, outputs, outputs, kernel=1, bias=False),
+            instance_norm(outputs),
         )
         self.shortcut = conv(dims, inputs, outputs, kernel=1, stride=stride, bias=False)
-        self.act = nn.LeakyReLU()
+        self.act = nn.LeakyReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.body(x) + self.shortcut(x))
+        return self.act(self.body(x).add_(self.shortcut(x)))
 
 
 class LocalStages(UNet):
-    """The encoder: stages of the U-Net's shape that see little more than their stride needs."""
+    """The encoder: the U-Net's residual block at full resolution, and blocks that see little more beyond it."""
 
-    @classmethod
-    def stages(cls, plan: Plan) -> Iterator[nn.Module]:
-        inputs = [len(plan.channels), *plan.widths[:-1]]
-        for depth, (i, o, stride) in enumerate(zip(inputs, plan.widths, plan.strides, strict=True)):
-            yield Local(plan.dims, i, o, stride, kernel=1 if depth else 3)
+    stage = Local
 
 
 class AttentionCNN(Classifier):
