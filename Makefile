@@ -7,7 +7,7 @@ READY := .venv/.ready
 
 .PHONY: demo test lint clean
 .PHONY: bench-hippocampus bench-left-atrium bench-screen-hippocampus bench-ablation bench-modalities
-.PHONY: bench-throughput bench-memory bench-metrics
+.PHONY: bench-throughput bench-memory bench-metrics bench-localisation
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -76,6 +76,9 @@ bench-metrics: $(READY)
 
 bench-modalities: $(READY)
 	$(BIN)/python benchmarks/modalities.py
+
+bench-localisation: $(READY)
+	$(BIN)/python benchmarks/localisation.py --write
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache src/*.egg-info

@@ -25,10 +25,12 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import common  # noqa: E402
 import dbn_volume  # noqa: E402
+import localisation  # noqa: E402
+import planted  # noqa: E402
 import throughput  # noqa: E402
 
 SECTIONS = ("hippocampus", "hippocampus-validation", "left-atrium", "throughput", "memory", "metrics")
-SECTIONS += ("modalities", "dbn-volume")
+SECTIONS += ("modalities", "dbn-volume", "localisation")
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -104,3 +106,40 @@ def test_the_comparison_of_volumes_runs_and_tells_the_scored_apart(tmp_path: Pat
     assert len(rows) == 8
     assert int(rows["stack, deep belief network"][0]) == int(rows["stack, random"][0]) > 1
     assert float(rows["stack, random"][2].split()[0]) > float(rows["mean of the labelled"][2].split()[0])
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (1.0, 1.2, 3.0)])
+def test_a_planted_lesion_lies_in_the_head_and_changes_nothing_else(spacing: tuple[float, ...]) -> None:
+    shape = (64, 60) if len(spacing) == 2 else (32, 30, 12)
+    middle = [(n - 1) / 2 for n in shape]
+    offsets = [(o - m) / (0.4 * n) for o, m, n in zip(np.indices(shape), middle, shape, strict=True)]
+    image = 100.0 * (sum(o**2 for o in offsets) < 1) + np.random.default_rng(0).normal(0, 5, shape)
+    head = planted.tissue(image)
+    centres = []
+    for seed in range(8):
+        changed, mask = planted.plant(image, spacing, np.random.default_rng(seed))
+        again, _ = planted.plant(image, spacing, np.random.default_rng(seed))
+        np.testing.assert_array_equal(changed, again)
+        assert mask.any()
+        assert (mask & head).sum() > 0.7 * mask.sum()
+        added = changed - image
+        assert added[mask].mean() > 0.5 * planted.CONTRAST[0] * image[head].std()
+        far = planted.ndimage.distance_transform_edt(~mask, sampling=spacing) > planted.RADIUS[1] * 64 * 1.5
+        assert np.abs(added[far]).max() < 0.05 * added.max()
+        centres.append(np.argwhere(mask).mean(0))
+    assert np.std(centres, axis=0).min() > 0.5
+
+
+def test_the_planted_lesions_are_learned_from_and_scored(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for case in range(26):
+        picture = np.zeros((32, 32))
+        picture[3:29, 5:27] = 90
+        localisation.Image.fromarray((picture + rng.uniform(0, 9, picture.shape)).astype(np.uint8)).save(
+            tmp_path / f"c{case:02}.png"
+        )
+    text = localisation.main(
+        ["--data", str(tmp_path), "--steps", "2", "--size", "32", "--scored", "3", "--choosing", "2"]
+    )
+    assert "on 3 scans, each with and without a lesion" in text
+    assert "21 scans to learn from" in text

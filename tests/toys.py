@@ -15,6 +15,7 @@ from foveate.config import AugmentConfig
 from foveate.engine.labelling import Labelling
 from foveate.engine.schedule import Schedule
 from foveate.methods import Method
+from foveate.networks import NETWORKS
 from foveate.predict.predictor import Predictor
 
 # Nothing changes: what is cut out of a scan is what a batch holds.
@@ -30,6 +31,9 @@ STILL = AugmentConfig(
     bias_p=0,
     mirror="none",
 )
+
+# Networks that answer for every voxel.
+SEGMENTING = [name for name, network in NETWORKS.items() if "segmentation" in network.tasks]
 
 
 def tiny_plan(dims: int = 2, **changes: object) -> Plan:

@@ -101,7 +101,7 @@ def train(
         str | None,
         typer.Option(
             help="unet (default), attention_unet, dual_attention, fusion_unet, hybrid, ms_can, spp_attention or "
-            "window_unet; classifier for whole images, detector for boxes."
+            "window_unet; classifier (default) or attention_cnn for whole images, detector for boxes."
         ),
     ] = None,
     init: Annotated[
@@ -175,13 +175,22 @@ def explain(
         list[str] | None,
         typer.Option(help="Of Grad-CAM; may be repeated. By default bottleneck and last decoder stage but one."),
     ] = None,
+    of: Annotated[
+        str | None, typer.Option(help="Class to locate, of models of whole images; by default the likeliest.")
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Masks of some of the images: the threshold of what is located is chosen on them."),
+    ] = None,
     device: Device = None,
 ) -> None:
-    """Attention maps, Grad-CAM and Seg-Grad-CAM on each image's own grid, each tested with random weights."""
+    """Evidence, attention maps and Grad-CAM on each image's own grid, each tested with random weights."""
     from foveate.explanations.explain import explain as explain_scans
 
     with _bar("scans explained") as progress:
-        found = explain_scans(run, input_, out, layers=layer or (), device=device or "auto", progress=progress)
+        found = explain_scans(
+            run, input_, out, layers=layer or (), of=of, masks=masks, device=device or "auto", progress=progress
+        )
     for line in (*found.pictures, *found.notes):
         typer.echo(str(line))
 

@@ -94,6 +94,18 @@ def interpolate(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, tuple(size), mode=_LINEAR[len(size)])
 
 
+def at_voxels(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """``[B, C, *s] -> [B, C, *(s * stride)]``, linearly between the voxels that strided convolutions are centred on.
+
+    With an odd kernel and "same" padding the n-th position sees around voxel n * stride, not around the middle of a
+    block of voxels, where ``interpolate`` would put it. Beyond the last position its value stays.
+    """
+    x = F.pad(x, [n for _ in stride for n in (0, 1)], mode="replicate")
+    size = tuple((n - 1) * step + 1 for n, step in zip(x.shape[2:], stride, strict=True))
+    x = F.interpolate(x, size, mode=_LINEAR[len(size)], align_corners=True)
+    return x[:, :, *(slice(n - 1) for n in size)]
+
+
 def hidden_layer(channels: int, expansion: int = 4) -> nn.Sequential:
     """What follows attention in a transformer block: ``[..., C] -> [..., C]``, normalised first."""
     return nn.Sequential(

@@ -60,7 +60,7 @@ def blob(shape: tuple[int, ...]) -> np.ndarray:
 def test_maps_lie_where_the_scan_lies(tmp_path: Path, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not whole:
         monkeypatch.setattr(predictor, "ACTIVATIONS", 1)
-        monkeypatch.setattr("foveate.explanations.explain.HELD", 4 * 22 * 26 * 9 * 5)  # five maps at a time
+        monkeypatch.setattr("foveate.explanations.work.HELD", 4 * 22 * 26 * 9 * 5)  # five maps at a time
     shape = (22, 26, 9)
     nib.save(nib.Nifti1Image(blob(shape), AFFINE), tmp_path / "a.nii.gz")
     found = foveate.explain(looking(3, bottleneck="squeeze_excite"), tmp_path / "a.nii.gz", tmp_path / "out")
@@ -164,7 +164,7 @@ def test_the_command_on_a_trained_run(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_file_names_are_safe_and_differ() -> None:
-    from foveate.explanations.explain import _file_names
+    from foveate.explanations.work import _file_names
 
     names = [MapName("grad_cam", "a", 1, of) for of in ("left/right: ../..", "左", "LEFT", "left")]
     files = _file_names([*names[:2], MapName("grad_cam", "a", 2, "LEFT"), MapName("grad_cam", "a", 2, "left")])

@@ -3,14 +3,14 @@
 import pytest
 import torch
 from monai.visualize import GradCAM
-from tests.toys import tiny_plan
+from tests.toys import SEGMENTING, tiny_plan
 from torch import nn
 
 from foveate.config import NetworkConfig
 from foveate.errors import InputError
 from foveate.explanations.maps import Explainer, MapName
 from foveate.layers import interpolate
-from foveate.networks import NETWORKS, build_network
+from foveate.networks import build_network
 from foveate.tasks import build_task
 
 SIZE = {2: (16, 24), 3: (8, 12, 8)}
@@ -27,7 +27,7 @@ def made(dims: int = 2, name: str = "unet", layers: tuple[str, ...] = (), **slot
 
 
 @in_2d_and_3d
-@pytest.mark.parametrize("name", [name for name, kind in NETWORKS.items() if "segmentation" in kind.tasks])
+@pytest.mark.parametrize("name", SEGMENTING)
 def test_taking_maps_changes_no_answer_and_leaves_nothing_behind(dims: int, name: str) -> None:
     network, explainer, x = made(dims, name, skip="gate", bottleneck="squeeze_excite", decoder="squeeze_excite")
     state = {key: value.clone() for key, value in network.state_dict().items()}

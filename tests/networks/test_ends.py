@@ -9,17 +9,16 @@ import torch
 from foveate.config import NetworkConfig
 from foveate.errors import InputError
 from foveate.layers import pixel_shuffle
-from foveate.networks import NETWORKS, build_network
+from foveate.networks import build_network
 from foveate.networks.crf import CRF
-from toys import tiny_plan
+from toys import SEGMENTING, tiny_plan
 
 ENDS = {"crf": {"crf": True}, "dense": {"head": "dense_upsampling"}, "both": {"crf": True, "head": "dense_upsampling"}}
 PLANS = {
     "2D": tiny_plan(2, widths=(4, 4, 6, 8), strides=((1, 1), *[(2, 2)] * 3)),
     "3D, thick slices": tiny_plan(3, patch=(8, 16, 5), strides=((1, 1, 1), (2, 3, 1), (1, 1, 1)), spacing=(1, 1, 4)),
 }
-OF_MAPS = [name for name, network in NETWORKS.items() if "segmentation" in network.tasks]
-every_network = pytest.mark.parametrize("name", OF_MAPS)
+every_network = pytest.mark.parametrize("name", SEGMENTING)
 every_end = pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 

@@ -7,8 +7,8 @@ from foveate.attention import ATTENTION
 from foveate.cohort.plan import ChannelPlan
 from foveate.config import AttentionSlots, NetworkConfig
 from foveate.errors import InputError
-from foveate.networks import NETWORKS, build_network
-from toys import tiny_plan
+from foveate.networks import build_network
+from toys import SEGMENTING, tiny_plan
 
 CHANNELS = 3
 PLANS = {
@@ -25,8 +25,7 @@ PLANS = {
     "one stage": tiny_plan(2, patch=(5, 7), widths=(4,), strides=((1, 1),)),
 }
 
-OF_MAPS = [name for name, network in NETWORKS.items() if "segmentation" in network.tasks]
-every_network = pytest.mark.parametrize("name", OF_MAPS)
+every_network = pytest.mark.parametrize("name", SEGMENTING)
 every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 
 
@@ -103,7 +102,7 @@ def test_full_attention_among_too_many_voxels_is_refused_before_training():
 
 
 @every_network
-@pytest.mark.parametrize("slot", AttentionSlots.model_fields)
+@pytest.mark.parametrize("slot", [slot for slot in AttentionSlots.model_fields if slot != "pool"])
 def test_each_slot_puts_its_block_into_the_path(name, slot):
     plan = tiny_plan(2, patch=(8, 8))
     network, images = network_and_images(name, plan, **{slot: "squeeze_excite"})

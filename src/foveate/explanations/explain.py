@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-import foveate
 from foveate.cohort.cohort import Case
 from foveate.errors import FoveateError, InputError, Problem, refuse
-from foveate.explanations.maps import Explainer, MapName
-from foveate.explanations.pictures import Panel, best_cut, overview
-from foveate.explanations.randomise import DRAWS, SURVIVES, Check, check_maps
-from foveate.files import write_atomic
-from foveate.io import write_label, write_map
-from foveate.io.volume import Volume
-from foveate.predict.files import find_images
-from foveate.predict.predictor import Predictor, load
-
-# Bytes of maps that are held at once; more maps than that are made in several passes over the scan.
-HELD = 1 << 30
-NO_ATTENTION = "The network has no attention block that can be looked at; class activations are all that there is."
-_TITLES = {"attention": "Attention", "seg_grad_cam": "Seg-Grad-CAM", "grad_cam": "Grad-CAM"}
+from foveate.explanations.whole import WholeWork
+from foveate.explanations.work import Work
+from foveate.predict.files import find_images, find_whole
+from foveate.predict.predictor import AnyPredictor, Predictor, load
+from foveate.predict.whole import WholePredictor
 
 
 @dataclass(frozen=True)
@@ -44,11 +25,13 @@ class Explanation:
 
 
 def explain(
-    run: str | Path | Predictor,
+    run: str | Path | AnyPredictor,
     input: str | Path,
     out: str | Path,
     *,
     layers: Sequence[str] = (),
+    of: str | None = None,
+    masks: str | Path | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Explanation:
@@ -59,6 +42,11 @@ def explain(
     Maps are float32 NIfTI, TIFF for pictures; ``out/explain.json`` lists them with their checks. Maps that weigh
     channels go to ``channel_weights.csv``. progress: called with (scans done, scans in all).
 
+    Of a model that answers for whole images there is no mask to write. Where its network says what each place adds to
+    the answer, there is the mask of where that is most, and the boxes of its parts in ``explain.json``. of: the class
+    whose evidence that is; by default the likeliest of each image. masks: folder of masks of some of the cases, by
+    their ids, on which the threshold is chosen; without it each map has its own, by Otsu.
+
     The parameter-randomisation check runs once, on the patch of the plan's size around the prediction in the first scan
     that can be read; it is a property of the model more than of a scan, and costs as much as a few dozen patches.
 
@@ -67,147 +55,34 @@ def explain(
     """
     folder = Path(out)
     predictor = load(run, device=device) if isinstance(run, str | Path) else run
-    if not isinstance(predictor, Predictor):
-        fix = "Use foveate predict, which writes predictions.csv."
-        raise refuse(run, "task", predictor.plan.task, "a model that segments", fix)
-    explainer = Explainer(predictor.network, predictor.task, predictor.answer, layers)
-    cases = find_images(Path(input), len(predictor.plan.channels))
+    work: Work
+    if isinstance(predictor, Predictor):
+        if given := [name for name, value in (("of", of), ("masks", masks)) if value is not None]:
+            fix = "Leave it out: the mask of a segmentation is its answer."
+            raise refuse("explain", given[0], "a value", "nothing, for a model that segments", fix)
+        cases = find_images(Path(input), len(predictor.plan.channels))
+        work = Work(predictor, folder, layers)
+    elif isinstance(predictor, WholePredictor):
+        cases = find_whole(Path(input), len(predictor.plan.channels))
+        work = WholeWork(predictor, folder, layers, of, cases, Path(masks) if masks is not None else None)
+    else:
+        expected = "a model that segments or answers for whole images"
+        raise refuse("explain", "task", predictor.plan.task, expected, "Boxes say where they are: foveate predict.")
     _check_output(folder, cases)
-    work = _Work(predictor, explainer, folder)
     problems: list[Problem] = []
     for number, case in enumerate(cases, 1):
         try:
             volume = predictor.read(case.images)
-            labels = predictor.predict(volume)
+            answer = predictor.predict(volume)
         except InputError as error:
             problems += [replace(problem, case=case.id) for problem in error.problems]
         else:
-            work.explain(case, volume, labels)
+            work.explain(case, volume, answer)
         if progress is not None:
             progress(number, len(cases))
     if problems:
         raise InputError(problems)
     return Explanation(folder, work.pictures, work.notes)
-
-
-class _Work:
-    """What has been written so far; explain.json is complete after every scan."""
-
-    def __init__(self, predictor: Predictor, explainer: Explainer, folder: Path) -> None:
-        self.predictor, self.explainer, self.folder = predictor, explainer, folder
-        self.checks: dict[MapName, Check] = {}
-        self.files: dict[MapName, str] = {}
-        self.stages: list[str] = []
-        self.checked = ""
-        self.cases: list[dict[str, Any]] = []
-        self.pictures: list[Path] = []
-        self.notes: list[str] = [] if explainer.blocks else [NO_ATTENTION]
-
-    def explain(self, case: Case, volume: Volume, labels: np.ndarray) -> None:
-        if not self.checked:
-            self._check(case.id, self.predictor.patch(volume, labels))
-        folder = self.folder / case.id
-        suffix, map_suffix = (".nii.gz", ".nii.gz") if volume.dims == 3 else (".png", ".tif")
-        write_label(folder / f"prediction{suffix}", labels, volume)
-        members = {k: v if isinstance(v, tuple) else (v,) for k, v in self.predictor.plan.classes.items()}
-        affine = volume.affine if volume.dims == 3 else None
-        cut = best_cut(np.isin(labels, [v for group in members.values() for v in group]), volume.spacing, affine)
-        panels, written = [], []
-        names = list(self.checks)
-        several = max(1, HELD // (4 * labels.size))
-        for start in range(0, len(names), several):
-            some = names[start : start + several]
-            self.explainer.channel_weights.clear()
-            maps = self.predictor.maps(volume, len(some), partial(_stacked, self.explainer, some))
-            for name, values in zip(some, maps, strict=True):
-                file = f"{self.files[name]}{map_suffix}"
-                write_map(folder / file, values, volume)
-                panels.append(Panel(cut.of(values), _title(name), self.checks[name].verdict))
-                written.append({"map": self.files[name], "file": f"{case.id}/{file}", "highest": float(values.max())})
-        record = {"case": case.id, "prediction": f"{case.id}/prediction{suffix}", "maps": written}
-        if self.explainer.channel_weights:
-            write_atomic(folder / "channel_weights.csv", self._channel_table())
-            record["channel_weights"] = f"{case.id}/channel_weights.csv"
-        picture = folder / "overview.png"
-        shown = cut.of(volume.array[0]), cut.of(labels)
-        write_atomic(picture, overview(case.id, *shown, members, cut, panels))
-        self.pictures.append(picture)
-        self.cases.append({**record, "picture": f"{case.id}/overview.png"})
-        write_atomic(self.folder / "explain.json", json.dumps(self._summary(), indent=2) + "\n")
-
-    def _check(self, case: str, patch: Tensor) -> None:
-        self.stages, self.checks = check_maps(self.explainer, patch)
-        self.checked, self.patch = case, list(patch.shape[2:])
-        self.files = _file_names(list(self.checks))
-        if failing := [self.files[name] for name, check in self.checks.items() if check.verdict == "fails"]:
-            self.notes.append(
-                f"{len(failing)} of {len(self.checks)} maps fail the parameter-randomisation check and explain "
-                f"nothing: {', '.join(failing)}."
-            )
-
-    def _summary(self) -> dict[str, Any]:
-        return {
-            "foveate": foveate.__version__,
-            "notes": self.notes,
-            "check": {
-                "case": self.checked,
-                "patch": self.patch,
-                "fails_from": SURVIVES,
-                "draws": DRAWS,
-                "cascade": self.stages,
-            },
-            "maps": [
-                {
-                    "map": self.files[name],
-                    "kind": name.kind,
-                    "layer": name.layer,
-                    "class": name.of or None,
-                    "multiplies": bool(getattr(self.explainer.blocks[name.layer], "multiplies", False))
-                    if name.kind == "attention"
-                    else None,
-                    "check": asdict(check),
-                }
-                for name, check in self.checks.items()
-            ],
-            "cases": self.cases,
-        }
-
-    def _channel_table(self) -> str:
-        """block, channel, weight: the mean over the scan's windows."""
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["block", "channel", "weight"])
-        for block, (total, count) in self.explainer.channel_weights.items():
-            table.writerows([block, channel, f"{value:.6g}"] for channel, value in enumerate((total / count).tolist()))
-        return text.getvalue()
-
-
-def _stacked(explainer: Explainer, names: list[MapName], x: Tensor) -> Tensor:
-    maps = explainer(x)
-    return torch.cat([maps[name] for name in names], 1)
-
-
-def _title(name: MapName) -> str:
-    of = f" of {name.of}" if name.of else ""
-    return f"{_TITLES[name.kind]}{of} at {name.layer}"
-
-
-def _file_names(names: Sequence[MapName]) -> dict[MapName, str]:
-    """A safe file name for each map, none of which differ by case alone."""
-    found: dict[MapName, str] = {}
-    taken: set[str] = set()
-    for name in names:
-        parts = [name.kind, name.layer, *([f"{name.channel}", name.of] if name.channel is not None else [])]
-        stem = "_".join(
-            re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-")[:60] if i else part for i, part in enumerate(parts)
-        )
-        unique, number = stem, 1
-        while unique.lower() in taken:
-            number += 1
-            unique = f"{stem}_{number}"
-        taken.add(unique.lower())
-        found[name] = unique
-    return found
 
 
 def _check_output(folder: Path, cases: Sequence[Case]) -> None:

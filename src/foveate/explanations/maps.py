@@ -15,12 +15,12 @@ from foveate.explanations.grad_cam import class_activation, default_layers, find
 from foveate.layers import interpolate
 from foveate.tasks import Segmentation
 
-Kind = Literal["attention", "seg_grad_cam", "grad_cam"]
+Kind = Literal["evidence", "attention", "seg_grad_cam", "grad_cam"]
 
 
 @dataclass(frozen=True)
 class MapName:
-    """One map. layer: name of the block or layer in the network. channel: of the logits, for class activations."""
+    """One map. layer: name of the block or layer in the network. channel: of the logits, for maps of a class."""
 
     kind: Kind
     layer: str
@@ -59,29 +59,44 @@ class Explainer:
 
         regions: over which Seg-Grad-CAM sums the logits; by default what is predicted here.
         """
-        size = tuple(x.shape[2:])
         maps = {}
         with torch.enable_grad(), frozen(self.network):
             with watching(self.blocks) as weights, recording(self.layers) as features:
                 logits = self.answer(x)
             for block, found in weights.items():
-                if weighs_channels(found, size):
+                if weighs_channels(found, tuple(x.shape[2:])):
                     self._add_channel_weights(block, found)
                 else:
                     maps[MapName("attention", block)] = found.mean(1, keepdim=True)
             if missing := [layer for layer in self.layers if layer not in features]:
                 fix = "Name a layer that the network runs, and not only its weights."
                 raise refuse("network", "layer", f"{missing[0]}, which did not run", "one that runs", fix)
-            inside = self._regions(logits.detach()) if regions is None else regions
-            whole = torch.ones_like(inside)
-            kinds: tuple[tuple[Kind, Tensor], ...] = (("seg_grad_cam", inside), ("grad_cam", whole))
-            for kind, where in kinds:
-                for channel, of in enumerate(self.task.classes, self.task.first):
-                    score = (logits[:, channel] * where[:, channel]).sum()
-                    activations = class_activation(score, list(features.values()))
-                    for layer, activation in zip(features, activations, strict=True):
-                        maps[MapName(kind, layer, channel, of)] = activation
-        return {name: interpolate(values, size) for name, values in maps.items()}
+            maps |= self.of_classes(x, logits, features, regions)
+        return {name: self.at_voxels(values, x.shape[2:]) for name, values in maps.items()}
+
+    def of_classes(
+        self, x: Tensor, logits: Tensor, features: dict[str, Tensor], regions: Tensor | None
+    ) -> dict[MapName, Tensor]:
+        """Seg-Grad-CAM and Grad-CAM of every class at every layer."""
+        inside = self._regions(logits.detach()) if regions is None else regions
+        kinds: tuple[tuple[Kind, Tensor], ...] = (("seg_grad_cam", inside), ("grad_cam", torch.ones_like(inside)))
+        maps = {}
+        for kind, where in kinds:
+            for channel, of in enumerate(self.task.classes, self.task.first):
+                score = (logits[:, channel] * where[:, channel]).sum()
+                maps |= self.activations(kind, channel, of, score, features)
+        return maps
+
+    def activations(
+        self, kind: Kind, channel: int, of: str, score: Tensor, features: dict[str, Tensor]
+    ) -> dict[MapName, Tensor]:
+        """Class activation of a score, a sum over images, at every layer."""
+        found = class_activation(score, list(features.values()))
+        return {MapName(kind, layer, channel, of): values for layer, values in zip(features, found, strict=True)}
+
+    def at_voxels(self, values: Tensor, size: Sequence[int]) -> Tensor:
+        """A map of features at the voxels of the window."""
+        return interpolate(values, size)
 
     def _regions(self, logits: Tensor) -> Tensor:
         return self.task.encode(self.task.decode(logits)).values

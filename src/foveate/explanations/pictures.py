@@ -28,11 +28,15 @@ _VERDICTS: dict[Verdict, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One map to draw. values: the slice ``[rows, columns]``. title: for people. verdict: of its check."""
+    """One map to draw. values: the slice ``[rows, columns]``. title: for people. verdict: of its check.
+
+    signed: what is below zero speaks against.
+    """
 
     values: np.ndarray
     title: str
     verdict: Verdict
+    signed: bool = False
 
 
 def best_cut(mask: np.ndarray, spacing: Sequence[float], affine: np.ndarray | None) -> Cut:
@@ -50,8 +54,10 @@ def overview(
     classes: dict[str, tuple[int, ...]],
     cut: Cut,
     panels: Sequence[Panel],
+    answer: Sequence[str] = ("Prediction", "the model's answer"),
 ) -> bytes:
-    """The picture as PNG. image, labels: slices ``[rows, columns]`` of the scan and of its prediction."""
+    """The picture as PNG. image, labels: slices ``[rows, columns]`` of the scan and of its prediction. answer: lines
+    above the scan."""
     height, width = (image.shape[0] + 1) * cut.aspect, image.shape[1] + 1
     scale = _SIDE / max(height, width)
     # A long, thin slice still needs room for its heading and colour bar.
@@ -75,10 +81,11 @@ def overview(
             black, white = intensity_window(image)
             axes.imshow(image, cmap="gray", vmin=black, vmax=white, aspect=cut.aspect, interpolation="bilinear")
             mark_sides(axes, cut.marks)
-            lines, verdict, ink = ["Prediction", "the model's answer"], "", "black"
+            fitting = [_shorten(line, _characters(cell[0])) for line in answer]
+            lines, verdict, ink = fitting, "", "black"
         else:
             bar = (left + field[0] + 0.06) / size[0], low / size[1], 0.09 / size[0], field[1] / size[1]
-            _draw_map(figure, axes, panel.values, cut.aspect, bar)
+            _draw_map(figure, axes, panel, cut.aspect, bar)
             lines, (verdict, ink) = _wrap(panel.title, _characters(cell[0]))[:4], _VERDICTS[panel.verdict]
         for members, shade in zip(values, shades, strict=True):
             outline(axes, np.isin(labels, members), shade, "solid", 1.1, 3)
@@ -93,12 +100,15 @@ def overview(
     return png_bytes(figure)
 
 
-def _draw_map(
-    figure: Figure, axes: Any, values: np.ndarray, aspect: float, bar: tuple[float, float, float, float]
-) -> None:
+def _draw_map(figure: Figure, axes: Any, panel: Panel, aspect: float, bar: tuple[float, float, float, float]) -> None:
+    values = panel.values
     low, high = (float(v) for v in (values.min(), values.max()))
+    if panel.signed:
+        high = max(abs(low), abs(high)) or 1.0
+        low = -high
     high = high if high > low else low + 1.0
-    drawn = axes.imshow(values, cmap="magma", vmin=low, vmax=high, aspect=aspect, interpolation="nearest")
+    colours_ = "RdBu_r" if panel.signed else "magma"
+    drawn = axes.imshow(values, cmap=colours_, vmin=low, vmax=high, aspect=aspect, interpolation="nearest")
     scale = figure.colorbar(drawn, cax=figure.add_axes(bar), ticks=[low, high])
     scale.ax.set_yticklabels([f"{low:.2g}", f"{high:.2g}"], fontsize=7)
     scale.ax.tick_params(length=2, pad=2)

@@ -15,6 +15,7 @@ from torch import nn
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
+from foveate.networks.attention_cnn import AttentionCNN
 from foveate.networks.attention_unet import AttentionUNet, PyramidUNet
 from foveate.networks.classifier import Classifier
 from foveate.networks.detector import Detector
@@ -36,6 +37,7 @@ NETWORKS: dict[str, type[UNet] | type[Classifier]] = {
     "spp_attention": PyramidUNet,
     "ms_can": MultiScaleUNet,
     "classifier": Classifier,
+    "attention_cnn": AttentionCNN,
     "detector": Detector,
 }
 DEFAULTS = {"segmentation": "unet", "classification": "classifier", "regression": "classifier", "detection": "detector"}

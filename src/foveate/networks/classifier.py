@@ -24,6 +24,7 @@ class Classifier(nn.Module):
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
     takes_missing: ClassVar[bool] = False
+    stages_of: ClassVar[type[UNet]] = UNet
 
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class Classifier(nn.Module):
         check_slots(slots, plan)
         self.encoder = nn.ModuleList(
             nn.Sequential(stage, build_attention("encoder", slots.encoder, width, dims))
-            for stage, width in zip(UNet.stages(plan), widths, strict=True)
+            for stage, width in zip(self.stages_of.stages(plan), widths, strict=True)
         )
         self.bottleneck = build_attention("bottleneck", slots.bottleneck, widths[-1], dims)
         self.pool = build_pool(slots.pool, widths[-1])

@@ -1,0 +1,106 @@
+"""A CNN whose positions are weighed by attention and summed: for labels of whole images, and for where they come from.
+
+Sources: Ilse et al., "Attention-based Deep Multiple Instance Learning", ICML 2018, eq. 7-9 (gated attention over a bag,
+here of positions); Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, eq. 2 (a linear
+head on pooled features is a sum over positions); Brendel & Bethge, "Approximating CNNs with Bag-of-local-Features
+Models", ICLR 2019 (convolutions of 1 x 1, so that a position sees little); Vaswani et al., NeurIPS 2017 (attention
+among positions, as any block of ``ATTENTION`` in the slot ``bottleneck``).
+
+Departures: the instances are positions of one feature map, not patches that are encoded one by one, and one pass gives
+all; classes share one attention, and their weights tell them apart; the encoder has the U-Net's widths, strides and
+instance normalisation, cut where its map would be too coarse to show a place. Through that normalisation a position
+still learns of the whole image's contrast. Attention is over the positions of an image, never over the images of a
+batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from foveate.cohort.plan import Plan
+from foveate.config import NetworkConfig
+from foveate.errors import refuse
+from foveate.layers import conv, instance_norm
+from foveate.networks.classifier import Classifier
+from foveate.networks.unet import UNet
+
+COARSEST = 8  # voxels from one position to the next at most
+FEWEST = 8  # positions at least along every axis that is down-sampled
+
+
+class Local(nn.Module):
+    """A residual block whose second convolution is 1 x 1: a position sees no further than it must for its stride."""
+
+    def __init__(self, dims: int, inputs: int, outputs: int, stride: Sequence[int]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv(dims, inputs, outputs, stride=stride, bias=False),
+            instance_norm(outputs),
+            nn.LeakyReLU(inplace=True),
+            conv(dims, outputs, outputs, kernel=1, bias=False),
+            instance_norm(outputs),
+        )
+        self.shortcut = conv(dims, inputs, outputs, kernel=1, stride=stride, bias=False)
+        self.act = nn.LeakyReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.body(x).add_(self.shortcut(x)))
+
+
+class LocalStages(UNet):
+    """The encoder: the U-Net's residual block at full resolution, and blocks that see little more beyond it."""
+
+    stage = Local
+
+
+class AttentionCNN(Classifier):
+    """logit_k = w_k^T sum_i a_i h_i + b_k of the positions h_i of the last feature map: ``[B, C, *S] -> [B, K]``.
+
+    As this is linear in h, logit_k = b_k + sum_i c_ki with c_ki = a_i w_k^T h_i: what position i adds to it. The slots
+    ``encoder`` and ``bottleneck`` take attention blocks; one in the bottleneck joins the positions before they are
+    weighed: the map still adds up, but each position then speaks for all that it has attended to.
+    Raises InputError for a pooling without weights, and as ``Classifier`` does.
+    """
+
+    stages_of = LocalStages
+
+    def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
+        if (pool := config.attention.pool) != "attention":
+            fix = "Leave it out, or give --network classifier."
+            raise refuse("configuration", "network.attention.pool", pool, "attention, whose weights are the map", fix)
+        plan = shortened(plan)
+        super().__init__(plan, channels, config)
+        self.stride = tuple(math.prod(stage[axis] for stage in plan.strides) for axis in range(plan.dims))
+        self.head = nn.Linear(plan.widths[-1], channels)
+
+    def forward(
+        self, x: Tensor, perturb: Callable[[Tensor], Tensor] | None = None, *, mask: Tensor | None = None
+    ) -> Tensor:
+        """perturb: applied to the feature that is pooled. mask: ``[B, *S]``, true for what may be attended to."""
+        feature = self.encode(x)[-1]
+        logits: Tensor = self.head(self.pool(feature if perturb is None else perturb(feature), self._centres(mask)))
+        return logits
+
+    def contributions(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """c ``[B, K, *S / stride]``: summed over positions, logit less bias. 0 where the mask is false."""
+        feature, mask = self.encode(x)[-1], self._centres(mask)
+        weights = self.pool.attention(feature, mask)
+        return weights * (feature.movedim(1, -1) @ self.head.weight.mT).movedim(-1, 1)
+
+    def _centres(self, mask: Tensor | None) -> Tensor | None:
+        """Whether the voxel that a position is centred on may be attended to, ``[B, *S] -> [B, *S / stride]``."""
+        return mask if mask is None else mask[:, *(slice(None, None, step) for step in self.stride)]
+
+
+def shortened(plan: Plan) -> Plan:
+    """The plan with as many stages as leave a map that is fine enough to show a place."""
+    size, reach, depth = plan.patch, (1,) * plan.dims, 1
+    for stage in plan.strides[1:]:
+        reach = tuple(r * step for r, step in zip(reach, stage, strict=True))
+        if any(r > 1 and (r > COARSEST or n // r < FEWEST) for n, r in zip(size, reach, strict=True)):
+            break
+        depth += 1
+    return plan.model_copy(update={"widths": plan.widths[:depth], "strides": plan.strides[:depth]})

@@ -1,0 +1,153 @@
+"""The map of the attention CNN adds up to the logits, lies where the evidence is, and knows no other image."""
+
+import pytest
+import torch
+
+from foveate.cohort.plan import ChannelPlan
+from foveate.config import AttentionSlots, NetworkConfig
+from foveate.errors import InputError
+from foveate.layers import at_voxels
+from foveate.networks.attention_cnn import AttentionCNN, shortened
+from toys import tiny_plan
+
+CLASSES = 3
+PLANS = {
+    "2D": tiny_plan(2, patch=(32, 40)),
+    "3D": tiny_plan(3, patch=(16, 16, 24)),
+    "thick slices": tiny_plan(3, patch=(16, 32, 5), strides=((1, 1, 1), (2, 2, 1), (1, 2, 1))),
+    "stride 3, two inputs": tiny_plan(
+        2,
+        patch=(24, 48),
+        strides=((1, 1), (3, 3), (1, 2)),
+        channels=tuple(ChannelPlan(name=n, normalisation="zscore") for n in "ab"),
+    ),
+    "one stage": tiny_plan(2, patch=(5, 7), widths=(4,), strides=((1, 1),)),
+}
+every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+
+
+def network_and_images(plan, images=2, **slots):
+    torch.manual_seed(0)
+    network = AttentionCNN(plan, CLASSES, NetworkConfig(name="attention_cnn", attention=AttentionSlots(**slots)))
+    torch.nn.init.normal_(network.pool.w.weight, std=3)  # attention that is far from even
+    return network, torch.randn(images, len(plan.channels), *plan.patch)
+
+
+@every_plan
+@pytest.mark.parametrize("bottleneck", ["none", "position"])
+@pytest.mark.parametrize(("kind", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+def test_the_map_adds_up_to_the_logit(plan, bottleneck, kind, tolerance):
+    network, x = network_and_images(plan, bottleneck=bottleneck)
+    network, x = network.to(kind), x.to(kind)
+    mask = torch.rand(2, *plan.patch) < 0.5
+    for m in (None, mask):
+        logits, maps = network(x, mask=m), network.contributions(x, m)
+        assert logits.shape == (2, CLASSES)
+        assert maps.shape == (2, CLASSES, *(n // s for n, s in zip(plan.patch, network.stride, strict=True)))
+        assert maps.flatten(2).std(2).min() > 0
+        added = maps.flatten(2).sum(2) + network.head.bias
+        torch.testing.assert_close(added, logits, rtol=0, atol=tolerance)
+
+
+def test_logits_and_map_are_the_equation():
+    network, x = network_and_images(PLANS["2D"], images=1)
+    pool, head = network.pool, network.head
+    tokens = network.encode(x)[-1][0].flatten(1).mT
+    scores = torch.stack([(pool.w.weight[0] * (pool.v(t).tanh() * pool.u(t).sigmoid())).sum() for t in tokens])
+    a = scores.exp() / scores.exp().sum()
+    torch.testing.assert_close(network(x)[0], head(sum(share * t for share, t in zip(a, tokens, strict=True))))
+    by_hand = torch.stack([share * (head.weight @ t) for share, t in zip(a, tokens, strict=True)], 1)
+    torch.testing.assert_close(network.contributions(x)[0].flatten(1), by_hand)
+
+
+@pytest.mark.parametrize("bottleneck", ["none", "position"])
+def test_images_do_not_see_each_other(bottleneck):
+    network, x = network_and_images(PLANS["2D"], images=3, bottleneck=bottleneck)
+    alone = torch.cat([network(image[None]) for image in x])
+    torch.testing.assert_close(network(x), alone, rtol=1e-5, atol=1e-6)
+    changed = x.clone()
+    changed[1:] += 5 * torch.randn_like(changed[1:])
+    torch.testing.assert_close(network(changed)[0], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_masked_is_not_attended_to():
+    """However loud it is."""
+    network, x = network_and_images(PLANS["2D"])
+    mask = torch.ones(2, 32, 40, dtype=torch.bool)
+    mask[:, :, 24:] = False
+    feature = network.encode(x)[-1]
+    kept = 24 // network.stride[1]
+    for filling in (0.0, 1e6, -1e6):
+        loud = feature.clone()
+        loud[..., kept:] = filling
+        network.encode = lambda _, loud=loud: [loud]
+        torch.testing.assert_close(network(x, mask=mask), network.head(network.pool(feature[..., :kept])))
+        maps = network.contributions(x, mask)
+        assert (maps[..., kept:] == 0).all()
+        assert maps[..., :kept].abs().sum() > 0
+
+
+@every_plan
+def test_a_position_lies_on_the_voxel_that_its_field_of_view_is_centred_on(plan):
+    network, _ = network_and_images(plan, images=1)
+    for module in network.modules():
+        if isinstance(module, torch.nn.GroupNorm):  # sees everything: only convolutions have a field of view
+            module.forward = torch.nn.Identity().forward
+    size = tuple(24 * s for s in network.stride)
+    x = torch.randn(1, len(plan.channels), *size, requires_grad=True)
+    feature = network.encode(x)[-1].abs().sum(1)[0]
+    place = (11,) * len(size)
+    (gradient,) = torch.autograd.grad(feature[place], x)
+    seen = (gradient[0].abs().sum(0) > 0).nonzero()
+    centre = (seen.amin(0) + seen.amax(0)) / 2
+    values = torch.zeros(1, 1, *feature.shape)
+    values[0, 0][place] = 1
+    shown = at_voxels(values, network.stride)[0, 0]
+    assert shown.shape == size
+    assert (shown == 1).nonzero().tolist() == [centre.tolist()]
+
+
+@every_plan
+def test_every_parameter_learns(plan):
+    network, x = network_and_images(plan, bottleneck="position")
+    network(x).square().sum().backward()
+    silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # A softmax does not change when the same number is added to all of its scores: a key's bias cannot matter.
+    assert not silent
+
+
+def test_perturbed_features_reach_the_logits():
+    network, x = network_and_images(PLANS["2D"])
+    torch.testing.assert_close(network(x, lambda f: 0 * f), network.head.bias.expand(2, -1))
+
+
+@pytest.mark.parametrize(
+    ("patch", "strides", "stride"),
+    [
+        ((256, 256), ((1, 1), *[(2, 2)] * 5), (8, 8)),
+        ((40, 56, 40), ((1, 1, 1), *[(2, 2, 2)] * 3), (4, 4, 4)),
+        ((96, 96, 8), ((1, 1, 1), (2, 2, 1), (2, 2, 1), (2, 2, 2)), (4, 4, 1)),
+        ((12, 12), ((1, 1), (2, 2)), (1, 1)),
+    ],
+)
+def test_the_map_stays_fine_enough(patch, strides, stride):
+    plan = tiny_plan(len(patch), patch=patch, strides=strides, widths=(4,) * len(strides))
+    assert AttentionCNN(plan, 1, NetworkConfig()).stride == stride
+    assert len(shortened(plan).widths) == len(shortened(plan).strides)
+
+
+def test_an_unknown_block_is_refused():
+    with pytest.raises(InputError, match=r"network\.attention\.bottleneck"):
+        AttentionCNN(PLANS["2D"], 2, NetworkConfig(attention=AttentionSlots(bottleneck="positoin")))
+
+
+@pytest.mark.parametrize("part", [{"attention": {"skip": "gate"}}, {"head": "dense_upsampling"}, {"crf": True}])
+def test_what_only_a_decoder_has_is_refused(part):
+    with pytest.raises(InputError, match="decoder"):
+        AttentionCNN(PLANS["2D"], 2, NetworkConfig.model_validate(part))
+
+
+@pytest.mark.parametrize("pool", ["mean", "gem"])
+def test_a_pooling_without_a_map_is_refused(pool):
+    with pytest.raises(InputError, match=r"network\.attention\.pool"):
+        AttentionCNN(PLANS["2D"], 2, NetworkConfig(attention=AttentionSlots(pool=pool)))
