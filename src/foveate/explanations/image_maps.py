@@ -30,7 +30,7 @@ class ImageExplainer(Explainer):
         self, x: Tensor, logits: Tensor, features: dict[str, Tensor], regions: Tensor | None
     ) -> dict[MapName, Tensor]:
         """Evidence of every class, and Grad-CAM at every layer."""
-        maps = {}
+        maps: dict[MapName, Tensor] = {}
         names = class_names(self.task)
         if hasattr(self.network, "contributions"):
             evidence = relative(self.network.contributions(x).float(), self.task.exclusive)  # type: ignore[operator]

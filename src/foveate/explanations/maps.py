@@ -59,7 +59,7 @@ class Explainer:
 
         regions: over which Seg-Grad-CAM sums the logits; by default what is predicted here.
         """
-        maps = {}
+        maps: dict[MapName, Tensor] = {}
         with torch.enable_grad(), frozen(self.network):
             with watching(self.blocks) as weights, recording(self.layers) as features:
                 logits = self.answer(x)
@@ -80,7 +80,7 @@ class Explainer:
         """Seg-Grad-CAM and Grad-CAM of every class at every layer."""
         inside = self._regions(logits.detach()) if regions is None else regions
         kinds: tuple[tuple[Kind, Tensor], ...] = (("seg_grad_cam", inside), ("grad_cam", torch.ones_like(inside)))
-        maps = {}
+        maps: dict[MapName, Tensor] = {}
         for kind, where in kinds:
             for channel, of in enumerate(self.task.classes, self.task.first):
                 score = (logits[:, channel] * where[:, channel]).sum()

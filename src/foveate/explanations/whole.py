@@ -97,7 +97,7 @@ class WholeWork(Work):
         file = f"{case.id}/located{'.nii.gz' if volume.dims == 3 else '.png'}"
         write_label(self.folder / file, mask.astype(np.uint8), volume)
         located = {"of": of, "mask": file, "threshold": self.threshold.of(values), "boxes": boxes(mask, values)}
-        members = {f"most evidence for {of}": (1,)}
+        members: dict[str, tuple[int, ...]] = {f"most evidence for {of}": (1,)}
         return Shown(mask.astype(np.uint8), members, lines, {"answer": said, "located": located})
 
     def summary(self) -> dict[str, Any]:

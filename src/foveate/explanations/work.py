@@ -46,10 +46,11 @@ class Work:
     """For models that segment."""
 
     explainer_type: ClassVar[type[Explainer]] = Explainer
+    predictor: Any  # a Predictor; see WholeWork for the other
 
     def __init__(self, predictor: AnyPredictor, folder: Path, layers: Sequence[str]) -> None:
         self.predictor, self.folder = predictor, folder
-        self.explainer = self.explainer_type(predictor.network, predictor.task, predictor.answer, layers)
+        self.explainer = self.explainer_type(self.predictor.network, self.predictor.task, predictor.answer, layers)
         self.checks: dict[MapName, Check] = {}
         self.files: dict[MapName, str] = {}
         self.stages: list[str] = []
@@ -60,7 +61,8 @@ class Work:
 
     def patch(self, volume: Volume, answer: np.ndarray) -> Tensor:
         """The part of a scan that the check sees, ``[1, C, *patch]``."""
-        return self.predictor.patch(volume, answer)
+        found: Tensor = self.predictor.patch(volume, answer)
+        return found
 
     def show(self, case: Case, volume: Volume, answer: np.ndarray) -> Shown:
         """Write the prediction, and say what the picture shows of it."""
@@ -71,7 +73,8 @@ class Work:
 
     def maps(self, volume: Volume, names: list[MapName]) -> np.ndarray:
         """Maps on the scan's own grid, float32 ``[len(names), *S]``."""
-        return self.predictor.maps(volume, len(names), partial(stacked, self.explainer, names))
+        found: np.ndarray = self.predictor.maps(volume, len(names), partial(stacked, self.explainer, names))
+        return found
 
     def explain(self, case: Case, volume: Volume, answer: np.ndarray) -> None:
         if not self.checked:
@@ -108,7 +111,7 @@ class Work:
 
     def _check(self, case: str, patch: Tensor) -> None:
         self.stages, self.checks = check_maps(self.explainer, patch)
-        self.checked, self.patch = case, list(patch.shape[2:])
+        self.checked, self.size = case, list(patch.shape[2:])
         self.files = _file_names(list(self.checks))
         if failing := [self.files[name] for name, check in self.checks.items() if check.verdict == "fails"]:
             self.notes.append(
@@ -122,7 +125,7 @@ class Work:
             "notes": self.notes,
             "check": {
                 "case": self.checked,
-                "patch": self.patch,
+                "patch": self.size,
                 "fails_from": SURVIVES,
                 "draws": DRAWS,
                 "cascade": self.stages,

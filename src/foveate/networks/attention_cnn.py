@@ -87,7 +87,7 @@ class AttentionCNN(Classifier):
     def contributions(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """c ``[B, K, *S / stride]``: summed over positions, logit less bias. 0 where the mask is false."""
         feature, mask = self.encode(x)[-1], self._centres(mask)
-        weights = self.pool.attention(feature, mask)
+        weights: Tensor = self.pool.attention(feature, mask)
         return weights * (feature.movedim(1, -1) @ self.head.weight.mT).movedim(-1, 1)
 
     def _centres(self, mask: Tensor | None) -> Tensor | None:

@@ -7,7 +7,7 @@ Departures: instance normalisation, as in the U-Net; layer normalisation of the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -37,8 +37,8 @@ class Classifier(nn.Module):
             for stage, width in zip(self.stages_of.stages(plan), widths, strict=True)
         )
         self.bottleneck = build_attention("bottleneck", slots.bottleneck, widths[-1], dims)
-        self.pool = build_pool(slots.pool, widths[-1])
-        self.head = nn.Sequential(nn.LayerNorm(widths[-1]), nn.Linear(widths[-1], channels))
+        self.pool: Any = build_pool(slots.pool, widths[-1])
+        self.head: Any = nn.Sequential(nn.LayerNorm(widths[-1]), nn.Linear(widths[-1], channels))
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Features of every stage, finest first: ``[B, width_i, *S / strides up to i]``."""
