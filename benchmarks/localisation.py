@@ -2,10 +2,10 @@
 
     python benchmarks/localisation.py [--data DIR] [--minutes 4 | --steps N] [--size 128] [--write]
 
-A lesion of soft edge and texture (planted.py) is drawn into half of the scans that the network learns from. It is told
-which ones, and not where. Pictures: those of brain_tumour/no_tumor; volumes: a folder with images/. The scored scans
-appear once with and once without a lesion; others, with lesions, choose the threshold of the map and nothing else. The
-pictures have no patient ids: slices of one patient may stand on both sides.
+The network learns from scans without and with a lesion of soft edge and texture (planted.py), each scan once with one
+and once without. It is told which have one, and not where. Pictures: those of brain_tumour/no_tumor; volumes: a folder
+with images/. The scored scans, too, appear once with and once without a lesion; others, with lesions, choose the
+threshold of the map and nothing else. The pictures have no patient ids: slices of one patient may stand on both sides.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parts = np.split(order, [given.scored, given.scored + given.choosing])
     scored = [scan(files[n], given.size, lesion, n) for n in parts[0] for lesion in (True, False)]
     choosing = [scan(files[n], given.size, True, n) for n in parts[1]]
-    teaching = [scan(files[n], given.size, place % 2 == 0, n) for place, n in enumerate(parts[2])]
+    teaching = [scan(files[n], given.size, lesion, n) for n in parts[2] for lesion in (True, False)]
     bound = {"steps": given.steps} if given.steps else {"minutes": given.minutes}
     with tempfile.TemporaryDirectory() as temporary:
         write_dataset(Path(temporary) / "data", teaching)
@@ -183,10 +183,11 @@ def main(arguments: Sequence[str] | None = None) -> str:
         rows, said = compare(predictor, choosing, scored)
     options = [f"--{name} {value:g}" for name, value in bound.items()]
     options += [f"--size {given.size}"] if given.size != parser.get_default("size") else []
+    options += [f"--seed {given.seed}"] if given.seed else []
     table = markdown_table(["", "evidence map", "random place", "middle"], rows)
     sizes = f"mean radius {RADIUS[0]:.0%} to {RADIUS[1]:.0%} of the longest side"
     contrast = f"{CONTRAST[0]:g} to {CONTRAST[1]:g} deviations of the head brighter"
-    counts = f"{len(teaching)} scans to learn from, half with a lesion; {len(choosing)} others choose the threshold"
+    counts = f"{len(teaching) // 2} scans to learn from, without and with one; {len(choosing)} choose the threshold"
     lesion = f"Lesions: {sizes}, {contrast}. {counts}. Random and middle are told the lesion's size for the IoU."
     origin = f"commit {commit()} · {machine(torch.get_num_threads())}"
     text = f"{said}\n\n{table}\n\n{lesion}\n\n`python benchmarks/localisation.py {' '.join(options)}` · {origin}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSE: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_BATCH_NORM: dict[int, Callable[[int], nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _CONVOLVE: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
 _LINEAR = {2: "bilinear", 3: "trilinear"}
 
@@ -123,6 +124,11 @@ def present(x: Tensor) -> Tensor:
     mixture with another image leave some, and what is left of a channel then is not the channel.
     """
     return ~x.isnan().flatten(2).any(2)
+
+
+def batch_norm(dims: int, channels: int) -> nn.Module:
+    """Batch normalisation with scale and shift: an answer depends on the image alone, a position on what it sees."""
+    return _BATCH_NORM[dims](channels)
 
 
 def instance_norm(channels: int) -> nn.Module:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from monai.visualize import GradCAM
-from toys import SEGMENTING, tiny_plan
+from tests.toys import SEGMENTING, tiny_plan
 from torch import nn
 
 from foveate.config import NetworkConfig

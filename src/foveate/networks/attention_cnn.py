@@ -3,57 +3,50 @@
 Sources: Ilse et al., "Attention-based Deep Multiple Instance Learning", ICML 2018, eq. 7-9 (gated attention over a bag,
 here of positions); Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, eq. 2 (a linear
 head on pooled features is a sum over positions); Brendel & Bethge, "Approximating CNNs with Bag-of-local-Features
-Models", ICLR 2019 (convolutions of 1 x 1, so that a position sees little); Vaswani et al., NeurIPS 2017 (attention
-among positions, as any block of ``ATTENTION`` in the slot ``bottleneck``).
+Models", ICLR 2019 (positions that see little); Ioffe & Szegedy, ICML 2015 (batch normalisation); Vaswani et al.,
+NeurIPS 2017 (attention among positions, as any block of ``ATTENTION`` in the slot ``bottleneck``).
 
 Departures: the instances are positions of one feature map, not patches that are encoded one by one, and one pass gives
 all; classes share one attention, and their weights tell them apart; the encoder has the U-Net's widths, strides and
-instance normalisation, cut where its map would be too coarse to show a place. Through that normalisation a position
-still learns of the whole image's contrast. Attention is over the positions of an image, never over the images of a
-batch.
+blocks, cut where its map would be too coarse to show a place. Attention is over the positions of an image, never over
+the images of a batch. Batch normalisation, and not the U-Net's instance normalisation: through that, a lesion changes
+the features of every position, and the network learnt to answer from anywhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
-from foveate.layers import conv, instance_norm
+from foveate.layers import batch_norm
 from foveate.networks.classifier import Classifier
-from foveate.networks.unet import UNet
+from foveate.networks.unet import Residual, UNet
 
-COARSEST = 8  # voxels from one position to the next at most
+COARSEST = 4  # voxels from one position to the next at most
 FEWEST = 8  # positions at least along every axis that is down-sampled
 
 
-class Local(nn.Module):
-    """A residual block whose second convolution is 1 x 1: a position sees no further than it must for its stride."""
+class Local(Residual):
+    """The U-Net's block with batch normalisation, through which a position learns nothing of the rest of the image."""
 
-    def __init__(self, dims: int, inputs: int, outputs: int, stride: Sequence[int]) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            conv(dims, inputs, outputs, stride=stride, bias=False),
-            instance_norm(outputs),
-            nn.LeakyReLU(inplace=True),
-            conv(dims, outputs, outputs, kernel=1, bias=False),
-            instance_norm(outputs),
-        )
-        self.shortcut = conv(dims, inputs, outputs, kernel=1, stride=stride, bias=False)
-        self.act = nn.LeakyReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.body(x).add_(self.shortcut(x)))
+    norm = staticmethod(batch_norm)
 
 
 class LocalStages(UNet):
-    """The encoder: the U-Net's residual block at full resolution, and blocks that see little more beyond it."""
+    """The encoder: such blocks from full resolution on."""
 
     stage = Local
+
+    @classmethod
+    def stages(cls, plan: Plan) -> Iterator[nn.Module]:
+        inputs = [len(plan.channels), *plan.widths[:-1]]
+        for i, o, stride in zip(inputs, plan.widths, plan.strides, strict=True):
+            yield cls.stage(plan.dims, i, o, stride)
 
 
 class AttentionCNN(Classifier):

@@ -34,14 +34,18 @@ Upsampling = Callable[[int, int, int, Sequence[int]], nn.Module]  # (dims, input
 class Residual(nn.Module):
     """conv(stride) - norm - act - conv - norm, plus the (projected) input, act. ``[B, I, *S] -> [B, O, *S/stride]``."""
 
+    @staticmethod
+    def norm(dims: int, channels: int) -> nn.Module:
+        return instance_norm(channels)
+
     def __init__(self, dims: int, inputs: int, outputs: int, stride: Sequence[int]) -> None:
         super().__init__()
         self.body = nn.Sequential(
             conv(dims, inputs, outputs, stride=stride, bias=False),
-            instance_norm(outputs),
+            self.norm(dims, outputs),
             nn.LeakyReLU(inplace=True),
             conv(dims, outputs, outputs, bias=False),
-            instance_norm(outputs),
+            self.norm(dims, outputs),
         )
         changes = inputs != outputs or any(step != 1 for step in stride)
         self.shortcut = conv(dims, inputs, outputs, kernel=1, stride=stride, bias=False) if changes else nn.Identity()
