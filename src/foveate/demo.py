@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +16,7 @@ from foveate.config import MethodConfig
 if TYPE_CHECKING:
     from foveate.cohort.plan import Plan
     from foveate.metrics.result import Evaluation
+    from foveate.metrics.task_result import TaskEvaluation
     from foveate.report.page import ReportCase
 
 LABELLED, UNLABELLED, TEST = 4, 60, 20
@@ -52,13 +54,9 @@ def run_demo(out: Path = Path("demo"), minutes: float | None = None, seed: int =
     plan = _plan(scans)
     scores = {name: _train_and_score(folder, scans, plan, name, minutes, seed, quiet) for name in (BASELINE, method)}
     difference = paired_difference(scores[method], scores[BASELINE])
-    sentence = verdict(method, *difference)
     logs = {name: read_log(folder / name) for name in scores}
     steps = {name: max((record["step"] for record in log), default=0) for name, log in logs.items()}
-    if min(steps.values()) < FEW_STEPS:
-        sentence += (
-            f" With fewer than {FEW_STEPS} steps, as here, a model is hardly trained: give the demo more minutes."
-        )
+    sentence = verdict(method, *difference) + hardly_trained(steps)
     console.print(_table(scores, steps), sentence, sep="\n")
     report = write_report(
         folder,
@@ -91,6 +89,37 @@ def verdict(method: str, mean: float, low: float, high: float, score: str = "mea
     if high < 0:
         return f"{method} did worse than {BASELINE} here: {numbers}."
     return f"{method} and {BASELINE} cannot be told apart here: {numbers}."
+
+
+def hardly_trained(steps: Mapping[str, int]) -> str:
+    """What to add where the machine was too slow, or too busy, for the time."""
+    if min(steps.values()) >= FEW_STEPS:
+        return ""
+    return f" With fewer than {FEW_STEPS} steps, as here, a model is hardly trained: give the demo more minutes."
+
+
+def task_rows(
+    scores: Mapping[str, TaskEvaluation], steps: Mapping[str, int], keys: Iterable[str]
+) -> list[dict[str, Any]]:
+    """A row for each method of what is no segmentation: steps, and the scores with their intervals."""
+    rows = []
+    for method, found in scores.items():
+        row: dict[str, Any] = {"method": method, "steps": steps[method]}
+        for key in keys:
+            value, low, high = found[key]
+            row |= {key: value, f"{key}_interval": (low, high)}
+        rows.append(row)
+    return rows
+
+
+def task_table(rows: Iterable[Mapping[str, Any]], names: Mapping[str, str], title: str) -> Table:
+    """Two scores of such rows, by key and name, which is what fits 80 columns."""
+    table = Table("method", *names.values(), "steps", title=title)
+    for row in rows:
+        spans = {key: row[f"{key}_interval"] for key in names}
+        cells = [f"{row[key]:.3f} ({low:.3f} to {high:.3f})" for key, (low, high) in spans.items()]
+        table.add_row(row["method"], *cells, str(row["steps"]))
+    return table
 
 
 def new_folder(out: Path) -> Path:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from foveate.cohort.simulate_pictures import SimulatedPictures, simulate_pictures
-from foveate.demo import BASELINE, FEW_STEPS, compared_method, new_folder, verdict
+from foveate.demo import BASELINE, compared_method, hardly_trained, new_folder, task_rows, task_table, verdict
 
 if TYPE_CHECKING:
     from foveate.metrics.task_result import TaskEvaluation
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
 
 LABELLED, UNLABELLED, TEST = 20, 300, 300  # pictures: labelled ones of each class
 MINUTES = 1.6  # of training per method: the whole demo then takes less than five minutes on two cores
-SHOWN = ("accuracy", "macro_f1", "auroc", "ece")
+SHOWN = ("accuracy", "macro_f1", "auroc", "ece")  # in the report
+PRINTED = {"accuracy": "accuracy", "ece": "calibration error"}
 NOTE = (
     "These pictures are simulated on real anatomy: slices of the ICBM 2009a template of the brain (T1, as installed by "
     "nilearn), each under a random smooth deformation with its own contrast, shading and noise. The lesions are drawn. "
@@ -36,6 +36,7 @@ def run_demo(out: Path = Path("demo"), minutes: float | None = None, seed: int =
     Raises InputError when nilearn, which ships the template, is not installed.
     """
     from foveate.engine.provenance import versions
+    from foveate.metrics.task_pairs import paired
     from foveate.report.page import write_report
     from foveate.report.run import read_log
 
@@ -47,15 +48,12 @@ def run_demo(out: Path = Path("demo"), minutes: float | None = None, seed: int =
     pictures = simulate_pictures(folder / "pictures", LABELLED, UNLABELLED, TEST, seed)
     method, minutes = compared_method(), MINUTES if minutes is None else minutes
     scores = {name: _train_and_score(folder, pictures, name, minutes, seed, quiet) for name in (BASELINE, method)}
-    sentence = verdict(method, *difference(scores[method], scores[BASELINE]), "accuracy", "pictures")
     logs = {name: read_log(folder / name) for name in scores}
     steps = {name: max((record["step"] for record in log), default=0) for name, log in logs.items()}
-    if min(steps.values()) < FEW_STEPS:
-        sentence += (
-            f" With fewer than {FEW_STEPS} steps, as here, a model is hardly trained: give the demo more minutes."
-        )
-    rows = [{"method": name, "steps": steps[name], **_row(scores[name])} for name in scores]
-    console.print(_table(rows), sentence, sep="\n")
+    gain = paired([scores[method]], [scores[BASELINE]], "accuracy")
+    sentence = verdict(method, *gain, "accuracy", "pictures") + hardly_trained(steps)
+    rows = task_rows(scores, steps, SHOWN)
+    console.print(task_table(rows, PRINTED, f"{TEST} simulated test pictures"), sentence, sep="\n")
     report = write_report(
         folder,
         title="Foveate demo: few labels, many pictures",
@@ -72,19 +70,6 @@ def run_demo(out: Path = Path("demo"), minutes: float | None = None, seed: int =
     return report
 
 
-def difference(first: TaskEvaluation, second: TaskEvaluation) -> tuple[float, float, float]:
-    """First less second in accuracy over the cases of both, and its 95% interval over cases."""
-    import numpy as np
-
-    from foveate.metrics.bootstrap import estimates
-
-    right = [{case["case"]: float(case["right"]) for case in scores.cases} for scores in (first, second)]
-    names = sorted(right[0])
-    gain = np.array([right[0][name] - right[1][name] for name in names])
-    found = estimates(lambda weights: {"gain": weights @ gain / weights.sum(1)}, names)["gain"]
-    return found.value, found.low, found.high
-
-
 def _train_and_score(
     folder: Path, pictures: SimulatedPictures, method: str, minutes: float, seed: int, quiet: bool
 ) -> TaskEvaluation:
@@ -99,24 +84,6 @@ def _train_and_score(
     (folder / "scores").mkdir(exist_ok=True)
     found.write(folder / "scores" / f"{method}.json")
     return found
-
-
-def _row(scores: TaskEvaluation) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for key in SHOWN:
-        value, low, high = scores[key]
-        row |= {key: value, f"{key}_interval": (low, high)}
-    return row
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    """One row per method: scores with 95% intervals, and the steps that the time gave."""
-    table = Table("method", *(key.replace("_", " ") for key in SHOWN), "steps", title=f"{TEST} simulated test pictures")
-    for row in rows:
-        spans = {key: row[f"{key}_interval"] for key in SHOWN}
-        cells = [f"{row[key]:.3f} ({low:.3f} to {high:.3f})" for key, (low, high) in spans.items()]
-        table.add_row(row["method"], *cells, str(row["steps"]))
-    return table
 
 
 def _cases(pictures: SimulatedPictures, scores: TaskEvaluation, method: str) -> list[ReportCase]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from foveate.cohort.simulate_smears import SimulatedSmears, simulate_smears
-from foveate.demo import BASELINE, FEW_STEPS, compared_method, new_folder
+from foveate.demo import BASELINE, compared_method, hardly_trained, new_folder, task_rows, task_table, verdict
 
 if TYPE_CHECKING:
     from foveate.cohort.plan import Plan
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
 
 LABELLED, UNLABELLED, TEST = 8, 150, 60  # pictures
 MINUTES = 1.6  # of training per method: the whole demo then takes less than five minutes on two cores
-SHOWN = ("ap50", "ap", "froc")
+SHOWN = ("ap50", "ap", "froc")  # in the report
+PRINTED = {"ap50": "AP50", "froc": "FROC"}
 NOTE = (
     "These pictures are drawn: smears with red cells, white cells and platelets, each with its own stain, light, focus "
     "and noise. The scores compare two ways of training on these pictures, with one seed; they say nothing about other "
@@ -35,6 +35,7 @@ def run_demo(out: Path = Path("demo"), minutes: float | None = None, seed: int =
     minutes: of training, per method. Nothing is downloaded, opened or overwritten.
     """
     from foveate.engine.provenance import versions
+    from foveate.metrics.task_pairs import paired
     from foveate.report.page import write_report
     from foveate.report.run import read_log
 
@@ -45,15 +46,12 @@ def run_demo(out: Path = Path("demo"), minutes: float | None = None, seed: int =
     method, minutes = compared_method(), MINUTES if minutes is None else minutes
     plan = _plan(smears)
     scores = {name: _train_and_score(folder, smears, plan, name, minutes, seed, quiet) for name in (BASELINE, method)}
-    sentence = _verdict(method, scores)
     logs = {name: read_log(folder / name) for name in scores}
     steps = {name: max((record["step"] for record in log), default=0) for name, log in logs.items()}
-    if min(steps.values()) < FEW_STEPS:
-        sentence += (
-            f" With fewer than {FEW_STEPS} steps, as here, a model is hardly trained: give the demo more minutes."
-        )
-    rows = [{"method": name, "steps": steps[name], **_row(scores[name])} for name in scores]
-    console.print(_table(rows), sentence, sep="\n")
+    gain = paired([scores[method]], [scores[BASELINE]], "ap50")
+    sentence = verdict(method, *gain, "AP50", "pictures") + hardly_trained(steps)
+    rows = task_rows(scores, steps, SHOWN)
+    console.print(task_table(rows, PRINTED, f"{TEST} simulated test pictures"), sentence, sep="\n")
     report = write_report(
         folder,
         title="Foveate demo: few boxes, many pictures",
@@ -96,38 +94,6 @@ def _train_and_score(
     (folder / "scores").mkdir(exist_ok=True)
     scores.write(folder / "scores" / f"{method}.json")
     return scores
-
-
-def _verdict(method: str, scores: dict[str, TaskEvaluation]) -> str:
-    """One sentence. AP is no mean over pictures, so that the two intervals stand for that of a difference."""
-    mine, other = scores[method]["ap50"], scores[BASELINE]["ap50"]
-    said = ", ".join(
-        f"{name} {value:.3f} ({low:.3f} to {high:.3f})"
-        for name, (value, low, high) in ((method, mine), (BASELINE, other))
-    )
-    if mine.low > other.high:
-        return f"{method} did better than {BASELINE} here, AP50 with 95% intervals over pictures: {said}."
-    if mine.high < other.low:
-        return f"{method} did worse than {BASELINE} here, AP50 with 95% intervals over pictures: {said}."
-    return f"The intervals of {method} and {BASELINE} overlap, AP50 with 95% over pictures: {said}."
-
-
-def _row(scores: TaskEvaluation) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for key in SHOWN:
-        value, low, high = scores[key]
-        row |= {key: value, f"{key}_interval": (low, high)}
-    return row
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    """One row per method: scores with 95% intervals, and the steps that the time gave."""
-    table = Table("method", *(key.upper() for key in SHOWN), "steps", title=f"{TEST} simulated test pictures")
-    for row in rows:
-        spans = {key: row[f"{key}_interval"] for key in SHOWN}
-        cells = [f"{row[key]:.3f} ({low:.3f} to {high:.3f})" for key, (low, high) in spans.items()]
-        table.add_row(row["method"], *cells, str(row["steps"]))
-    return table
 
 
 def _cases(folder: Path, smears: SimulatedSmears, scores: TaskEvaluation, method: str) -> list[ReportCase]:
