@@ -51,8 +51,9 @@ def test_demo_of_classification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     from foveate import demo_classification
     from foveate.cli import app
 
-    for name, size in (("LABELLED", 3), ("UNLABELLED", 9), ("TEST", 12), ("FEW_STEPS", 10**6)):
+    for name, size in (("LABELLED", 3), ("UNLABELLED", 9), ("TEST", 12)):
         monkeypatch.setattr(demo_classification, name, size)
+    monkeypatch.setattr(demo, "FEW_STEPS", 10**6)
     result = CliRunner().invoke(app, ["demo", str(tmp_path / "out"), "--task", "classification", "--minutes", "0.15"])
     assert result.exit_code == 0, result.output
     folder = tmp_path / "out" / "1"
@@ -70,8 +71,9 @@ def test_demo_of_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     from foveate import demo_detection
     from foveate.cli import app
 
-    for name, size in (("LABELLED", 3), ("UNLABELLED", 4), ("TEST", 3), ("FEW_STEPS", 10**6)):
+    for name, size in (("LABELLED", 3), ("UNLABELLED", 4), ("TEST", 3)):
         monkeypatch.setattr(demo_detection, name, size)
+    monkeypatch.setattr(demo, "FEW_STEPS", 10**6)
     result = CliRunner().invoke(app, ["demo", str(tmp_path / "out"), "--task", "detection", "--minutes", "0.1"])
     assert result.exit_code == 0, result.output
     folder = tmp_path / "out" / "1"
