@@ -26,6 +26,7 @@ ORDER = [
     ("engine",),
     ("bench",),
     ("demo",),
+    ("demo_tasks",),
     ("demo_classification", "demo_detection"),  # of the same kind, and written with what that one has
     ("cli",),
     ("__main__",),

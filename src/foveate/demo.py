@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +16,6 @@ from foveate.config import MethodConfig
 if TYPE_CHECKING:
     from foveate.cohort.plan import Plan
     from foveate.metrics.result import Evaluation
-    from foveate.metrics.task_result import TaskEvaluation
     from foveate.report.page import ReportCase
 
 LABELLED, UNLABELLED, TEST = 4, 60, 20
@@ -96,30 +95,6 @@ def hardly_trained(steps: Mapping[str, int]) -> str:
     if min(steps.values()) >= FEW_STEPS:
         return ""
     return f" With fewer than {FEW_STEPS} steps, as here, a model is hardly trained: give the demo more minutes."
-
-
-def task_rows(
-    scores: Mapping[str, TaskEvaluation], steps: Mapping[str, int], keys: Iterable[str]
-) -> list[dict[str, Any]]:
-    """A row for each method of what is no segmentation: steps, and the scores with their intervals."""
-    rows = []
-    for method, found in scores.items():
-        row: dict[str, Any] = {"method": method, "steps": steps[method]}
-        for key in keys:
-            value, low, high = found[key]
-            row |= {key: value, f"{key}_interval": (low, high)}
-        rows.append(row)
-    return rows
-
-
-def task_table(rows: Iterable[Mapping[str, Any]], names: Mapping[str, str], title: str) -> Table:
-    """Two scores of such rows, by key and name, which is what fits 80 columns."""
-    table = Table("method", *names.values(), "steps", title=title)
-    for row in rows:
-        spans = {key: row[f"{key}_interval"] for key in names}
-        cells = [f"{row[key]:.3f} ({low:.3f} to {high:.3f})" for key, (low, high) in spans.items()]
-        table.add_row(row["method"], *cells, str(row["steps"]))
-    return table
 
 
 def new_folder(out: Path) -> Path:

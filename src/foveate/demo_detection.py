@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from foveate.cohort.simulate_smears import SimulatedSmears, simulate_smears
-from foveate.demo import BASELINE, compared_method, hardly_trained, new_folder, task_rows, task_table, verdict
+from foveate.cohort.simulate_smears import simulate_smears
+from foveate.demo_tasks import Tour, run_tour
 
 if TYPE_CHECKING:
     from foveate.cohort.plan import Plan
@@ -17,9 +15,6 @@ if TYPE_CHECKING:
     from foveate.report.page import ReportCase
 
 LABELLED, UNLABELLED, TEST = 8, 150, 60  # pictures
-MINUTES = 1.6  # of training per method: the whole demo then takes less than five minutes on two cores
-SHOWN = ("ap50", "ap", "froc")  # in the report
-PRINTED = {"ap50": "AP50", "froc": "FROC"}
 NOTE = (
     "These pictures are drawn: smears with red cells, white cells and platelets, each with its own stain, light, focus "
     "and noise. The scores compare two ways of training on these pictures, with one seed; they say nothing about other "
@@ -30,73 +25,51 @@ WORST = 4
 
 
 def run_demo(out: Path = Path("demo"), minutes: float | None = None, seed: int = 0, quiet: bool = False) -> Path:
-    """Run the demo in a new numbered folder under ``out`` and return the path of its report.html.
-
-    minutes: of training, per method. Nothing is downloaded, opened or overwritten.
-    """
-    from foveate.engine.provenance import versions
-    from foveate.metrics.task_pairs import paired
-    from foveate.report.page import write_report
-    from foveate.report.run import read_log
-
-    console, started = Console(quiet=quiet), time.monotonic()
-    folder = new_folder(out)
-    console.print(f"Drawing {LABELLED} labelled, {UNLABELLED} unlabelled and {TEST} test pictures.")
-    smears = simulate_smears(folder / "smears", LABELLED, UNLABELLED, TEST, seed)
-    method, minutes = compared_method(), MINUTES if minutes is None else minutes
-    plan = _plan(smears)
-    scores = {name: _train_and_score(folder, smears, plan, name, minutes, seed, quiet) for name in (BASELINE, method)}
-    logs = {name: read_log(folder / name) for name in scores}
-    steps = {name: max((record["step"] for record in log), default=0) for name, log in logs.items()}
-    gain = paired([scores[method]], [scores[BASELINE]], "ap50")
-    sentence = verdict(method, *gain, "AP50", "pictures") + hardly_trained(steps)
-    rows = task_rows(scores, steps, SHOWN)
-    console.print(task_table(rows, PRINTED, f"{TEST} simulated test pictures"), sentence, sep="\n")
-    report = write_report(
-        folder,
-        title="Foveate demo: few boxes, many pictures",
-        subtitle=f"{LABELLED} labelled and {UNLABELLED} unlabelled pictures, {TEST} for the test; "
-        f"{minutes:g} minutes of training for each method",
-        notes=[NOTE, sentence, CHOICE],
-        table=rows,
-        curves=logs,
-        cases=[case for name in scores for case in _cases(folder, smears, scores[name], name)],
-        command="foveate demo --task detection",
-        provenance={"seed": seed, "minutes per method": minutes, "versions": versions()},
+    """The demo, as ``run_tour`` runs it."""
+    tour = Tour(
+        task="detection",
+        title="few boxes, many pictures",
+        pictures=f"{LABELLED} labelled and {UNLABELLED} unlabelled pictures",
+        test=TEST,
+        notes=(NOTE, CHOICE),
+        compared=("ap50", "AP50"),
+        shown=("ap50", "ap", "froc"),
+        printed={"ap50": "AP50", "froc": "FROC"},
+        simulate=lambda folder: simulate_smears(folder, LABELLED, UNLABELLED, TEST, seed),
+        score=partial(_train_and_score, seed=seed, quiet=quiet),
+        cases=_cases,
     )
-    console.print(f"{(time.monotonic() - started) / 60:.1f} minutes in all. The report: {report}", soft_wrap=True)
-    return report
+    return run_tour(tour, out, minutes, seed, quiet)
 
 
-def _plan(smears: SimulatedSmears) -> Plan:
+def _plan(train: Path) -> Plan:
     """One plan for both methods, not fitted to the machine at hand: half of what two cores take in half a second."""
     from foveate.cohort.check import check
     from foveate.cohort.fingerprint import fingerprint
     from foveate.cohort.planning import CPU, make_plan
 
-    report = check(smears.train)
+    report = check(train)
     return make_plan(report.cohort, fingerprint(report), CPU.scaled(0.5))
 
 
-def _train_and_score(
-    folder: Path, smears: SimulatedSmears, plan: Plan, method: str, minutes: float, seed: int, quiet: bool
-) -> TaskEvaluation:
-    """Train ``method`` by ``plan`` in ``folder/method``, predict the test pictures, score them."""
+def _train_and_score(folder: Path, method: str, minutes: float, *, seed: int, quiet: bool) -> TaskEvaluation:
+    """Train ``method`` in ``folder/method``, predict the test pictures, score them."""
     from foveate.engine.train import train
     from foveate.metrics.boxes import evaluate_boxes
     from foveate.predict.files import predict_files
 
+    train_folder, test = folder / "pictures" / "train", folder / "pictures" / "test"
     (folder / method).mkdir()
-    plan.write(folder / method / "plan.json")
-    train(smears.train, folder / method, minutes=minutes, method=method, seed=seed, quiet=quiet)
-    found, *_ = predict_files(folder / method, smears.test / "images", folder / "predictions" / method)
-    scores = evaluate_boxes(found, smears.test)
+    _plan(train_folder).write(folder / method / "plan.json")
+    train(train_folder, folder / method, minutes=minutes, method=method, seed=seed, quiet=quiet)
+    found, *_ = predict_files(folder / method, test / "images", folder / "predictions" / method)
+    scores = evaluate_boxes(found, test)
     (folder / "scores").mkdir(exist_ok=True)
     scores.write(folder / "scores" / f"{method}.json")
     return scores
 
 
-def _cases(folder: Path, smears: SimulatedSmears, scores: TaskEvaluation, method: str) -> list[ReportCase]:
+def _cases(folder: Path, method: str, scores: TaskEvaluation) -> list[ReportCase]:
     """The worst test pictures with the boxes that ``method`` found, as ``foveate predict`` drew them."""
     from foveate.io import read_image
     from foveate.report.page import ReportCase
@@ -106,7 +79,7 @@ def _cases(folder: Path, smears: SimulatedSmears, scores: TaskEvaluation, method
     for case in scores.cases[:WORST]:
         drawn = (folder / "predictions" / method / "pictures" / f"{case['case']}.png").read_bytes()
         caption = f"{case['found']} of {case['boxes']} found, {case['false']} found that are not there."
-        image = read_image([smears.test / "images" / f"{case['case']}.png"]).array[0]
+        image = read_image([folder / "pictures" / "test" / "images" / f"{case['case']}.png"]).array[0]
         name = f"{case['case']}, {method}"
         out.append(ReportCase(name, image, (1.0, 1.0), None, None, None, caption, views=(View("boxes", drawn),)))
     return out
