@@ -106,7 +106,8 @@ def check_methods(settings: Settings) -> list[str]:
     from foveate.engine.clock import CLOCKS
     from foveate.methods import METHODS
 
-    known = [name for name, method in METHODS.items() if method.learns_labels]  # pre-training leaves nothing to score
+    # Pre-training leaves nothing to score, and there are no boxes here to learn from.
+    known = [name for name, method in METHODS.items() if method.learns_labels and not method.learns_boxes]
     named = known if list(settings.methods) == ["all"] else list(settings.methods)
     for name in named:
         if name not in known:
