@@ -280,7 +280,7 @@ SAVER = textwrap.dedent(
     checkpoints.save(1, {"weights": weights + 1, "step": 1})
     took = time.monotonic() - started  # so that the kills fall into saves however slow the machine is
     random.seed(0)
-    died_inside = seen = 0
+    died_inside = seen = unfinished = 0
     for _ in range(int(sys.argv[2])):
         reader, writer = os.pipe()
         child = os.fork()
@@ -310,7 +310,9 @@ SAVER = textwrap.dedent(
             assert step >= seen, "it went backwards"
             seen = step
             assert tree["step"] == step and bool((tree["weights"] == step).all())
-        assert len(checkpoints.steps()) <= 3
+        # A kill between writing and dropping leaves one more, until the next save that is finished.
+        unfinished = 1 if finished else unfinished + 1
+        assert len(checkpoints.steps()) <= 2 + unfinished
     print(died_inside, checkpoints.steps()[-1])
     """
 )
