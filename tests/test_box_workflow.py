@@ -100,4 +100,8 @@ def test_what_is_missing_is_refused_before_anything_is_written(tmp_path: Path) -
 
 
 def test_without_the_critic_boxes_are_enough(tmp_path: Path) -> None:
-    train(dataset(tmp_path / "a"), tmp_path / "run", set=["method.critic_weight=0"])
+    weights = train(dataset(tmp_path / "a"), tmp_path / "run", set=["method.critic_weight=0"])
+    assert all(np.isfinite(values).all() for values in weights.values())
+    logged = (tmp_path / "run" / "log.jsonl").read_text()
+    assert "sections" in logged
+    assert "critic" not in logged
