@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=["wall", "processor"], default="wall")
+    parser.add_argument("--section", help="of docs/benchmarks.md, if not that of the dataset")
     parser.add_argument("--only-table", action="store_true")
     given = parser.parse_args()
     bench = FewLabels(given.dataset, given.minutes, given.threads, given.clock)
@@ -65,7 +66,7 @@ def main() -> None:
                 for method in given.methods if labels != ALL else [BASELINE]:
                     bench.run(method, labels, seed)
     text = bench.table(" ".join(sys.argv[1:]).replace(" --only-table", ""))
-    write_section(f"few-labels-{given.dataset.replace('_', '-')}", text)
+    write_section(given.section or f"few-labels-{given.dataset.replace('_', '-')}", text)
     print(text)
 
 
