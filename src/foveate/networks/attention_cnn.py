@@ -16,7 +16,7 @@ the features of every position, and the network learnt to answer from anywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -40,13 +40,7 @@ class Local(Residual):
 class LocalStages(UNet):
     """The encoder: such blocks from full resolution on."""
 
-    stage = Local
-
-    @classmethod
-    def stages(cls, plan: Plan) -> Iterator[nn.Module]:
-        inputs = [len(plan.channels), *plan.widths[:-1]]
-        for i, o, stride in zip(inputs, plan.widths, plan.strides, strict=True):
-            yield cls.stage(plan.dims, i, o, stride)
+    stage = finest = Local
 
 
 class AttentionCNN(Classifier):

@@ -140,6 +140,7 @@ class UNet(nn.Module):
     """boxes: with ``network.boxes``, finds the structures first; the encoder sees their boxes beside the image."""
 
     stage: ClassVar[type[nn.Module]] = Residual
+    finest: ClassVar[type[nn.Module]] = Residual  # of full resolution
     takes_missing: ClassVar[bool] = False
     decoder_kind: ClassVar[type[Decoder]] = Decoder
     tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
@@ -167,7 +168,7 @@ class UNet(nn.Module):
         """
         inputs = [len(plan.channels), *plan.widths[:-1]]
         for depth, (i, o, stride) in enumerate(zip(inputs, plan.widths, plan.strides, strict=True)):
-            yield (cls.stage if depth or len(plan.widths) == 1 else Residual)(plan.dims, i, o, stride)
+            yield (cls.stage if depth or len(plan.widths) == 1 else cls.finest)(plan.dims, i, o, stride)
 
     def encode(self, x: Tensor, boxes: Tensor | None = None) -> list[Tensor]:
         """Features of every stage, finest first: ``[B, width_i, *S / strides up to i]``; x itself last for a CRF.

@@ -11,14 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foveate.batches.grid import Grid
+from foveate.batches.prepare import prepare_volume
 from foveate.cohort.plan import Plan
-from foveate.errors import InputError, refuse
+from foveate.errors import FoveateError, InputError, refuse
 from foveate.io import read_image
 from foveate.io.volume import Volume
+from foveate.layers import present
 from foveate.predict.device import bfloat16_pays, pick_device
 from foveate.tasks import Task
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Source = str | Path | Sequence[Path] | np.ndarray | Volume
 Kind = TypeVar("Kind", bound=Task)
 
 
@@ -47,6 +51,22 @@ class Answering(Generic[Kind]):
         self.strides = tuple(math.prod(stage[axis] for stage in plan.strides) for axis in range(plan.dims))
         self.batch = batch or plan.batch
 
+    def open(self, source: Source, spacing: Sequence[float] | None, affine: np.ndarray | None) -> Volume:
+        """What ``predict`` was given, as a volume: a file, the files of its channels, an array, or a volume itself."""
+        if isinstance(source, np.ndarray):
+            return self._from_array(source, spacing, affine)
+        if isinstance(source, Volume):
+            return source
+        return self.read([Path(source)] if isinstance(source, str | Path) else [Path(file) for file in source])
+
+    def prepared(self, volume: Volume) -> tuple[Tensor, Grid]:
+        """The image as the network takes it, ``[C, *S']``, and its grid. Raises InputError when it does not fit the
+        model, or lacks a modality that the network needs."""
+        image, grid = prepare_volume(volume, self.plan)
+        if not self.takes_missing and (absent := (~present(image[None])[0]).nonzero()[:, 0].tolist()):
+            raise self.refuse_missing(str(volume.path or "image"), "modalities", absent)
+        return image, grid
+
     def read(self, files: Sequence[Path], missing: Sequence[int] = ()) -> Volume:
         """The files of one case, which are its channels but for the numbers ``missing``. Raises InputError when the
         model wants other channels."""
@@ -71,6 +91,16 @@ class Answering(Generic[Kind]):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits: Tensor = self.network(x)
         return logits.float()
+
+    @staticmethod
+    def finite(logits: Tensor) -> Tensor:
+        """The same logits. Raises FoveateError when they are no numbers."""
+        if not logits.sum().isfinite():
+            raise FoveateError(
+                "The network answered with numbers that are not finite. Its weights are damaged, or bfloat16 is not "
+                "precise enough for it: try precision float32, or train again."
+            )
+        return logits
 
     def _mirror_axes(self, mirror: bool | Sequence[int]) -> tuple[int, ...]:
         if isinstance(mirror, bool):

@@ -5,18 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from foveate.batches.prepare import prepare_volume
 from foveate.boxes import suppress
-from foveate.errors import FoveateError
-from foveate.io.volume import Volume
-from foveate.layers import present
-from foveate.predict.answering import Answering
+from foveate.predict.answering import Answering, Source
 from foveate.predict.sliding import Scan, place_windows
 from foveate.tasks import Boxes, Detection
 from foveate.tasks.detection import OVERLAP
@@ -30,7 +25,7 @@ class BoxPredictor(Answering[Detection]):
 
     def predict(
         self,
-        source: str | Path | Sequence[Path] | np.ndarray | Volume,
+        source: Source,
         *,
         spacing: Sequence[float] | None = None,
         affine: np.ndarray | None = None,
@@ -41,15 +36,7 @@ class BoxPredictor(Answering[Detection]):
         source, spacing, affine: as for a segmentation (``Predictor.predict``). mirror: look at all mirrorings of the
         plan's axes, or of the axes given, too. Raises InputError when the source cannot be read or does not fit.
         """
-        if isinstance(source, np.ndarray):
-            volume = self._from_array(source, spacing, affine)
-        elif isinstance(source, Volume):
-            volume = source
-        else:
-            volume = self.read([Path(source)] if isinstance(source, str | Path) else [Path(file) for file in source])
-        image, grid = prepare_volume(volume, self.plan)
-        if not self.takes_missing and (absent := (~present(image[None])[0]).nonzero()[:, 0].tolist()):
-            raise self.refuse_missing(str(volume.path or "image"), "modalities", absent)
+        image, grid = self.prepared(self.open(source, spacing, affine))
         found = self._find(image, self._mirror_axes(mirror))
         edges = grid.boxes_to_original(found.boxes.double().numpy())
         size = np.tile(np.array(grid.original_shape, float), 2)
@@ -75,12 +62,7 @@ class BoxPredictor(Answering[Detection]):
             some = corners[start : start + self.batch]
             x = torch.stack([scan.cut(corner) for corner in some]).to(self.device)
             for flip in flips:
-                logits = self.answer(x.flip([axis + 2 for axis in flip]) if flip else x)
-                if not logits.sum().isfinite():
-                    raise FoveateError(
-                        "The network answered with numbers that are not finite. Its weights are damaged, or bfloat16 "
-                        "is not precise enough for it: try precision float32, or train again."
-                    )
+                logits = self.finite(self.answer(x.flip([axis + 2 for axis in flip]) if flip else x))
                 for corner, found in zip(some, self.task.decode(logits), strict=True):
                     boxes = mirrored(found.boxes.cpu(), flip, size)
                     inside = self._whole(boxes, corner, windows.padded, size)

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from foveate.batches.grid import Grid
 from foveate.batches.prepare import prepare_volume
 from foveate.cohort.plan import Plan
-from foveate.errors import FoveateError, refuse
+from foveate.errors import refuse
 from foveate.io.volume import Volume
-from foveate.layers import present
 from foveate.networks import build_network
-from foveate.predict.answering import Answering, Precision
+from foveate.predict.answering import Answering, Precision, Source
 from foveate.predict.detecting import BoxPredictor
 from foveate.predict.model_file import DESCRIPTION, RESTORE, WEIGHTS, find_model, load_model
 from foveate.predict.resample import Restorer, way_back
@@ -51,7 +50,7 @@ class Predictor(Answering[Segmentation]):
 
     def predict(
         self,
-        source: str | Path | Sequence[Path] | np.ndarray | Volume,
+        source: Source,
         *,
         spacing: Sequence[float] | None = None,
         affine: np.ndarray | None = None,
@@ -73,17 +72,9 @@ class Predictor(Answering[Segmentation]):
         """
         if not 0 <= overlap <= 0.9:
             raise refuse("predict", "overlap", overlap, "0 to 0.9", "0.5 is a good choice.")
-        if isinstance(source, np.ndarray):
-            volume = self._from_array(source, spacing, affine)
-        elif isinstance(source, Volume):
-            volume = source
-        else:
-            volume = self.read([Path(source)] if isinstance(source, str | Path) else [Path(file) for file in source])
         drawn = draw_views(views, self.plan.spacing, self.plan.mirror_axes, seed=0)
         averaging = Averaging(self._mirror_axes(mirror), drawn)
-        image, grid = prepare_volume(volume, self.plan)
-        if not self.takes_missing and (absent := (~present(image[None])[0]).nonzero()[:, 0].tolist()):
-            raise self.refuse_missing(str(volume.path or "image"), "modalities", absent)
+        image, grid = self.prepared(self.open(source, spacing, affine))
         return self._label(image, grid, averaging, overlap, self.task.decode)
 
     def predict_prepared(self, image: np.ndarray, views: Sequence[View] = (), sureness: float = 0.0) -> np.ndarray:
@@ -168,12 +159,7 @@ class Predictor(Answering[Segmentation]):
             total += view.back(self.answer(view.of(x)))
         if len(flips) + len(averaging.views) > 1:
             total /= len(flips) + len(averaging.views)
-        if not total.sum().isfinite():
-            raise FoveateError(
-                "The network answered with numbers that are not finite. Its weights are damaged, or bfloat16 is not "
-                "precise enough for it: try precision float32, or train again."
-            )
-        return total
+        return self.finite(total)
 
 
 def _sweep(scan: Scan, grid: Grid, decode: Callable[[Tensor], Tensor], out: np.ndarray) -> None:

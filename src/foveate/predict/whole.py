@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,10 +11,8 @@ from torch import Tensor
 
 from foveate.batches.grid import resample
 from foveate.batches.prepare import prepare_volume
-from foveate.errors import FoveateError
 from foveate.io.volume import Volume
-from foveate.layers import present
-from foveate.predict.answering import Answering
+from foveate.predict.answering import Answering, Source
 from foveate.predict.views import View
 from foveate.tasks import Classification, Regression
 
@@ -25,7 +22,7 @@ class WholePredictor(Answering[Classification | Regression]):
 
     def predict(
         self,
-        source: str | Path | Sequence[Path] | np.ndarray | Volume,
+        source: Source,
         *,
         spacing: Sequence[float] | None = None,
         affine: np.ndarray | None = None,
@@ -36,22 +33,13 @@ class WholePredictor(Answering[Classification | Regression]):
         source, spacing, affine: as for a segmentation (``Predictor.predict``). mirror: average over all mirrorings of
         the plan's axes, or of the axes given. Raises InputError when the source does not fit the model.
         """
-        if isinstance(source, np.ndarray):
-            volume = self._from_array(source, spacing, affine)
-        elif isinstance(source, Volume):
-            volume = source
-        else:
-            volume = self.read([Path(source)] if isinstance(source, str | Path) else [Path(file) for file in source])
-        logits = self.logits([self.prepare(volume)], self._axes(mirror))
+        logits = self.logits([self.prepare(self.open(source, spacing, affine))], self._axes(mirror))
         answer: np.ndarray = self.task.answers(logits)[0]
         return answer
 
     def prepare(self, volume: Volume) -> np.ndarray:
         """The image as ``logits`` takes it, ``[C, *S']``. Raises InputError when it does not fit the model."""
-        image, _ = prepare_volume(volume, self.plan)
-        if not self.takes_missing and (absent := (~present(image[None])[0]).nonzero()[:, 0].tolist()):
-            raise self.refuse_missing(str(volume.path or "image"), "modalities", absent)
-        return image.numpy()
+        return self.prepared(volume)[0].numpy()
 
     @torch.inference_mode()
     def logits(
@@ -66,14 +54,8 @@ class WholePredictor(Answering[Classification | Regression]):
             x = torch.stack([self.place(image) for image in images[start : start + self.batch]]).to(self.device)
             answers = [self.answer(x.flip(flip) if flip else x) for flip in flips]
             answers += [self.answer(view.of(x)) for view in views]
-            found.append(torch.stack(answers).mean(0).cpu().numpy())
-        logits = np.concatenate(found)
-        if not np.isfinite(logits).all():
-            raise FoveateError(
-                "The network answered with numbers that are not finite. Its weights are damaged, or bfloat16 is not "
-                "precise enough for it: try precision float32, or train again."
-            )
-        return logits
+            found.append(self.finite(torch.stack(answers).mean(0)).cpu().numpy())
+        return np.concatenate(found)
 
     def maps(self, volume: Volume, forward: Callable[[Tensor], Tensor]) -> np.ndarray:
         """Maps of the image on the scan's own grid, float32 ``[N, *S]``; 0 where the patch does not reach.
