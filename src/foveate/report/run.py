@@ -69,6 +69,8 @@ def write_run_report(
         "batch": plan.batch,
         "steps": max((record["step"] for record in records), default=0),
     }
+    if plan.fits:  # each picture is scaled by itself
+        del summary["voxel size"]
     for key, title in SCORES[plan.task].items():
         summary[title] = next((r[key] for r in reversed(records) if r.get(key) is not None), None)
     if gaps := [record["free_energy_gap"] for record in records if record.get("free_energy_gap") is not None]:
