@@ -24,7 +24,8 @@ from foveate.engine.device import launch
 from foveate.engine.loop import train_loop
 from foveate.engine.recorder import build_optimisers
 from foveate.engine.schedule import Schedule
-from foveate.engine.train import assemble, method_class
+from foveate.engine.settle import method_class
+from foveate.engine.train import assemble
 
 STRIDES = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
 

@@ -9,7 +9,8 @@ from test_warm_start import planned, scans, state
 
 from foveate.config import load_config
 from foveate.engine.checkpoint import Checkpoints
-from foveate.engine.train import CLOSING, pretraining, schedule_of, train
+from foveate.engine.settle import pretraining
+from foveate.engine.train import CLOSING, schedule_of, train
 from foveate.errors import InputError
 from foveate.methods import PRETRAINING
 from foveate.report.run import read_log
