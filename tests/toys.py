@@ -28,6 +28,7 @@ STILL = AugmentConfig(
     gamma_p=0,
     noise_p=0,
     low_resolution_p=0,
+    cutout_p=0,
     bias_p=0,
     mirror="none",
 )

@@ -99,7 +99,8 @@ class AugmentConfig(Strict):
 
     mirror: ``auto`` mirrors pictures left-right and volumes not at all, because organs have sides; a list
     names array axes of the canonical (RAS) volume, or of the picture (0 = rows, 1 = columns).
-    modality_p: of a random part of an image's modalities, for networks that take missing ones.
+    modality_p: of a random part of an image's modalities, for networks that take missing ones. cutout_p: of a hidden
+    part, in strong views of images that have one answer.
     """
 
     rotation_degrees: float = Field(default=25.0, ge=0, le=180)
@@ -117,7 +118,12 @@ class AugmentConfig(Strict):
     low_resolution_p: float = Field(default=0.1, ge=0, le=1)
     bias_p: float = Field(default=0.1, ge=0, le=1)
     modality_p: float = Field(default=0.5, ge=0, le=1)
+    cutout_p: float = Field(default=0.5, ge=0, le=1)
     mirror: Literal["auto", "none"] | list[int] = "auto"
+
+    def gentle(self) -> AugmentConfig:
+        """The same without turning, zooming and bending."""
+        return self.model_copy(update={"rotation_degrees": 0.0, "scale": 0.0, "elastic_p": 0.0})
 
 
 class Config(Strict):

@@ -11,6 +11,7 @@ from foveate.batches.augment import (
     Geometry,
     Intensity,
     change_intensity,
+    cut_out,
     sample_geometry,
     sample_intensity,
     sampling_grid,
@@ -299,3 +300,23 @@ def test_the_bias_field_is_a_smooth_positive_gain_on_signal_above_the_darkest_va
         low = x[0, channel].min()
         expected = (x[0, channel] - low).numpy() * gain
         np.testing.assert_allclose((changed[0, channel] - low).numpy(), expected, atol=1e-4)
+
+
+@in_2d_and_3d
+def test_cut_out_hides_one_box_of_at_most_half_of_every_side(dims):
+    x = torch.ones(64, 2, *(20, 16, 12)[:dims])
+    x[:, 1] = torch.nan
+    source = generator()
+    seen = cut_out(x, 1.0, source)
+    assert seen[:, 1].isnan().all()
+    for image in seen[:, 0]:
+        hidden = (image == 0).nonzero()
+        if len(hidden):
+            sides = hidden.amax(0) - hidden.amin(0) + 1
+            assert len(hidden) == sides.prod()
+            assert (sides <= torch.tensor(image.shape) / 2 + 1).all()
+    share = (seen[:, 0] == 0).flatten(1).any(1).float().mean()
+    assert share > 0.8
+    assert torch.equal(cut_out(x[:, :1], 0.0, source), x[:, :1])
+    some = (cut_out(x[:, :1], 0.5, source) == 0).flatten(1).any(1).float().mean()
+    assert 0.25 < some < 0.75

@@ -7,7 +7,7 @@ from foveate.cohort.plan import ChannelPlan
 from foveate.config import AttentionSlots, NetworkConfig
 from foveate.errors import InputError
 from foveate.layers import at_voxels
-from foveate.networks.attention_cnn import AttentionCNN, shortened
+from foveate.networks.attention_cnn import AttentionCNN
 from toys import tiny_plan
 
 CLASSES = 3
@@ -131,7 +131,7 @@ def test_perturbed_features_reach_the_logits():
 def test_the_map_stays_fine_enough(patch, strides, stride):
     plan = tiny_plan(len(patch), patch=patch, strides=strides, widths=(4,) * len(strides))
     assert AttentionCNN(plan, 1, NetworkConfig()).stride == stride
-    assert len(shortened(plan).widths) == len(shortened(plan).strides)
+    assert len(AttentionCNN.fitted(plan).widths) == len(AttentionCNN.fitted(plan).strides)
 
 
 def test_an_unknown_block_is_refused():

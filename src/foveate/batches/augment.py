@@ -175,6 +175,18 @@ def change_intensity(x: Tensor, p: Intensity) -> Tensor:
     return x
 
 
+def cut_out(x: Tensor, p: float, generator: Generator) -> Tensor:
+    """Images ``[B, C, *S]``, each with probability ``p`` with a random box hidden (0, the mean): of up to half of every
+    side, its middle anywhere (DeVries & Taylor 2017)."""
+    hidden = torch.ones(len(x), 1, *[1] * (x.ndim - 2), dtype=torch.bool)
+    for axis, n in enumerate(x.shape[2:]):
+        middle, half = torch.rand(2, len(x), generator=generator) * torch.tensor([[n], [n / 4]])
+        inside = (torch.arange(n) + 0.5 - middle[:, None]).abs() < half[:, None]
+        hidden = hidden & inside.reshape(len(x), *[-1 if a == axis + 1 else 1 for a in range(x.ndim - 1)])
+    hidden &= (torch.rand(len(x), generator=generator) < p).reshape(-1, *[1] * (x.ndim - 1))
+    return x.masked_fill(hidden.to(x.device) & ~x.isnan(), 0.0)
+
+
 def drop_modalities(x: Tensor, p: float, generator: Generator) -> Tensor:
     """Images ``[B, M, *S]``, each with probability ``p`` with a random part of its modalities, the others NaN.
 

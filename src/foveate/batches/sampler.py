@@ -18,6 +18,7 @@ from torch import Tensor
 from foveate.batches.augment import (
     Geometry,
     change_intensity,
+    cut_out,
     drop_modalities,
     sample_geometry,
     sample_intensity,
@@ -128,9 +129,9 @@ class Sampler:
         with_labels, without = regions
         images, labels = self._geometry(with_labels, generator)
         images = self._intensity(images, generator)
-        weak, pseudo = self._geometry(without, generator)
+        weak, pseudo = self._geometry(without, generator, gentle=self.plan.whole)
         boxes, pseudo = (pseudo, None) if self.boxed else (None, pseudo)
-        strong = [self._intensity(weak, generator) for _ in range(strong_views)] if len(weak) else []
+        strong = [self._strong(without, weak, generator) for _ in range(strong_views)] if len(weak) else []
         masks = without.masks
         if masks is not None:
             masks = masks.to(self.device, non_blocking=True)
@@ -139,21 +140,33 @@ class Sampler:
         seed = int(torch.randint(2**62, (1,), generator=generator))
         return Batch(images, labels, weak, strong, with_labels.cases + without.cases, seed, pseudo, boxes, masks)
 
-    def _geometry(self, regions: Regions, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def _strong(self, regions: Regions, weak: Tensor, generator: torch.Generator) -> Tensor:
+        """A strong view of unlabelled images: the weak one's geometry, so that voxels correspond, or where an image has
+        one answer a geometry of its own, and a part hidden."""
+        if not self.plan.whole:
+            return self._intensity(weak, generator)
+        images, _ = self._geometry(regions, generator)
+        return cut_out(self._intensity(images, generator), self.augment.cutout_p, generator)
+
+    def _geometry(
+        self, regions: Regions, generator: torch.Generator, gentle: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """gentle: shifted and mirrored alone."""
         plan = self.plan
         images = regions.images.to(self.device, non_blocking=True).float()
         labels = None if regions.labels is None else regions.labels.to(self.device, non_blocking=True)
         if not len(images):
             empty = images.new_zeros(0, images.shape[1], *plan.patch)
             return empty, None if labels is None else self.labels.none(labels, plan)
-        geometry, grid = self._grid(len(images), generator)
+        geometry, grid = self._grid(len(images), generator, gentle)
         return warp(images, grid), None if labels is None else self.labels.through(labels, geometry, grid, plan)
 
-    def _grid(self, count: int, generator: torch.Generator) -> tuple[Geometry, Tensor]:
+    def _grid(self, count: int, generator: torch.Generator, gentle: bool = False) -> tuple[Geometry, Tensor]:
         """A geometry for each of ``count`` patches, and where it reads them in their regions."""
         plan = self.plan
         size = [n * s for n, s in zip(plan.patch, plan.spacing, strict=True)]
-        geometry = sample_geometry(self.augment, count, size, plan.mirror_axes, generator)
+        augment = self.augment.gentle() if gentle else self.augment
+        geometry = sample_geometry(augment, count, size, plan.mirror_axes, generator)
         to_device(geometry, self.device)
         return geometry, sampling_grid(geometry, plan.patch, self.region, plan.spacing)
 

@@ -3,7 +3,7 @@
 Source: Sohn et al., "FixMatch: simplifying semi-supervised learning with consistency and confidence", NeurIPS 2020.
 As there, the student labels for itself, and only where its highest probability reaches 0.95 (``confidence``).
 Departures: the loss is the task's own (soft Dice and cross-entropy) over the voxels that are sure, in place of
-cross-entropy over all with zeros for the unsure ones; views share their geometry, so that voxels correspond, and the
+cross-entropy over all with zeros for the unsure ones; where voxels have answers, views share their geometry and the
 strong one has intensity changes without cutout; as many unlabelled as labelled images in place of seven times as many.
 """
 

@@ -58,10 +58,21 @@ class AttentionCNN(Classifier):
         if (pool := config.attention.pool) != "attention":
             fix = "Leave it out, or give --network classifier."
             raise refuse("configuration", "network.attention.pool", pool, "attention, whose weights are the map", fix)
-        plan = shortened(plan)
         super().__init__(plan, channels, config)
+        plan = self.fitted(plan)
         self.stride = tuple(math.prod(stage[axis] for stage in plan.strides) for axis in range(plan.dims))
         self.head = nn.Linear(plan.widths[-1], channels)
+
+    @staticmethod
+    def fitted(plan: Plan) -> Plan:
+        """The plan with as many stages as leave a map that is fine enough to show a place."""
+        size, reach, depth = plan.patch, (1,) * plan.dims, 1
+        for stage in plan.strides[1:]:
+            reach = tuple(r * step for r, step in zip(reach, stage, strict=True))
+            if any(r > 1 and (r > COARSEST or n // r < FEWEST) for n, r in zip(size, reach, strict=True)):
+                break
+            depth += 1
+        return plan.model_copy(update={"widths": plan.widths[:depth], "strides": plan.strides[:depth]})
 
     def forward(
         self, x: Tensor, perturb: Callable[[Tensor], Tensor] | None = None, *, mask: Tensor | None = None
@@ -80,14 +91,3 @@ class AttentionCNN(Classifier):
     def _centres(self, mask: Tensor | None) -> Tensor | None:
         """Whether the voxel that a position is centred on may be attended to, ``[B, *S] -> [B, *S / stride]``."""
         return mask if mask is None else mask[:, *(slice(None, None, step) for step in self.stride)]
-
-
-def shortened(plan: Plan) -> Plan:
-    """The plan with as many stages as leave a map that is fine enough to show a place."""
-    size, reach, depth = plan.patch, (1,) * plan.dims, 1
-    for stage in plan.strides[1:]:
-        reach = tuple(r * step for r, step in zip(reach, stage, strict=True))
-        if any(r > 1 and (r > COARSEST or n // r < FEWEST) for n, r in zip(size, reach, strict=True)):
-            break
-        depth += 1
-    return plan.model_copy(update={"widths": plan.widths[:depth], "strides": plan.strides[:depth]})

@@ -1,7 +1,8 @@
 """One answer for a whole image: the U-Net's residual encoder, a pooling of its coarsest features, a linear head.
 
 Sources: He et al., CVPR 2016 (residual encoder, pooling, linear head); Ilse et al., ICML 2018 (attention pooling).
-Departures: instance normalisation, as in the U-Net; layer normalisation of the pooled vector before the head.
+Departures: instance normalisation, as in the U-Net, and no stage of full resolution; layer normalisation of the pooled
+vector before the head.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Classifier(nn.Module):
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
         super().__init__()
         self.image_channels = len(plan.channels)
+        plan = self.fitted(plan)
         dims, widths, slots = plan.dims, plan.widths, config.attention
         refuse_decoder(config)
         check_slots(slots, plan)
@@ -39,6 +41,14 @@ class Classifier(nn.Module):
         self.bottleneck = build_attention("bottleneck", slots.bottleneck, widths[-1], dims)
         self.pool: Any = build_pool(slots.pool, widths[-1])
         self.head: Any = nn.Sequential(nn.LayerNorm(widths[-1]), nn.Linear(widths[-1], channels))
+
+    @staticmethod
+    def fitted(plan: Plan) -> Plan:
+        """The plan without the stage of full resolution, which took three quarters of a step and told no more."""
+        if len(plan.strides) == 1:
+            return plan
+        first = tuple(a * b for a, b in zip(plan.strides[0], plan.strides[1], strict=True))
+        return plan.model_copy(update={"widths": plan.widths[:-1], "strides": (first, *plan.strides[2:])})
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Features of every stage, finest first: ``[B, width_i, *S / strides up to i]``."""
