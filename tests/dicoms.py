@@ -61,7 +61,7 @@ def dicom_slice(values: np.ndarray, number: int, uid: str = "1.2.3", **fields: o
 def write_series(
     folder: Path, values: np.ndarray | None = None, spoil: Spoil | None = None, uid: str = "1.2.3", **fields: object
 ) -> Path:
-    """A series of ``values [rows, columns, slices]``, a file a slice. spoil: called with each dataset and its number."""
+    """A series of ``values [rows, columns, slices]``, a file each. spoil: called with each dataset and its number."""
     folder.mkdir(parents=True, exist_ok=True)
     values = stored() if values is None else values
     for number in range(values.shape[2]):
@@ -80,7 +80,7 @@ def group(**fields: object) -> Sequence:
 
 
 def enhanced(values: np.ndarray) -> Dataset:
-    """``values [rows, columns, slices]`` in one file, with functional groups; slices in reverse, each with its slope."""
+    """``values [rows, columns, slices]`` in one file, with functional groups; in reverse, each with its slope."""
     count = values.shape[2]
     data = dicom_slice(values[..., 0], 0)
     for name in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness"):

@@ -148,7 +148,7 @@ def test_channels_of_two_series(tmp_path: Path) -> None:
         data.ImagePositionPatient = list(data.ImagePositionPatient + 3 * NORMAL)
 
     write_series(tmp_path / "b", stored(), away)
-    with pytest.raises(InputError, match="3.00 mm"):
+    with pytest.raises(InputError, match=r"3\.00 mm"):
         read_image(folders, 2)
 
 

@@ -1,7 +1,7 @@
 """A folder of DICOM images as one grid of voxels, or why it is none; nothing but headers is read.
 
 Slices are ordered by their position along the normal of the image plane (PS3.3 C.7.6.2), and the third axis of the
-affine is the step between these positions: neither file names, InstanceNumber nor SliceThickness say where a slice lies.
+affine is the step between these positions: file names, InstanceNumber and SliceThickness do not say where a slice lies.
 """
 
 from __future__ import annotations

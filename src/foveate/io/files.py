@@ -71,8 +71,8 @@ def inspect_image(
 
 
 def read_image(paths: Sequence[Path], channels: int | None = None, missing: Sequence[int] = ()) -> Volume:
-    """An image as float32 ``[C, *S]`` in the file's own voxel order; several files are its channels. A folder is a DICOM
-    series.
+    """An image as float32 ``[C, *S]`` in the file's own voxel order; several files are its channels. A folder is a
+    DICOM series.
 
     channels: number of channels that the dataset declares, checked when given. A 4-D NIfTI (last axis =
     channels) is accepted only with it. missing: numbers of channels that have no file; they are filled with NaN.
