@@ -142,7 +142,7 @@ def _gaps(folder: Path, frames: Sequence[Frame], along: np.ndarray, same: float)
         frames = [frame for frame, again in zip(frames, [False, *twice], strict=True) if not again]
     if not len(steps):
         return problems
-    usual = float(np.median(steps))
+    usual = float(np.sort(steps)[(len(steps) - 1) // 2])  # where half are gaps, those are not usual
     ratio = steps / usual
     odd = np.flatnonzero(np.abs(ratio - 1) > UNEVEN)
     gaps = [i for i in odd if round(ratio[i]) >= 2 and abs(ratio[i] - round(ratio[i])) <= 2 * UNEVEN]
