@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from foveate.errors import Problem, Severity
@@ -48,7 +48,7 @@ class Fields:
 
     def whole(self, name: str, default: int = 0) -> int:
         """An attribute of two bytes (US)."""
-        element = self.dataset.get_item(tag_for_keyword(name))
+        element: Any = self.dataset.get_item(name)
         value = None if element is None else element.value
         if isinstance(value, bytes) and len(value) >= 2:
             return int.from_bytes(value[:2], "little" if element.is_little_endian else "big")
@@ -75,7 +75,7 @@ class Fields:
 
 def texts(dataset: Dataset, name: str) -> list[str]:
     """The values of an attribute as text, [] without any."""
-    element = dataset.get_item(tag_for_keyword(name))
+    element = dataset.get_item(name)
     value = None if element is None else element.value
     if isinstance(value, bytes):
         try:

@@ -68,7 +68,8 @@ class Header:
     """What a file says of its image.
 
     shape: rows, columns. stored: the type of its values, which are from ``low`` to ``high``. inverted: high values are
-    dark (MONOCHROME1). patient: only ever compared. person: words of the patient's name that are no pseudonym.
+    dark (MONOCHROME1). patient: only ever compared. person: words of the patient's name; none of a name
+    with digits, which is a pseudonym.
     """
 
     path: Path
@@ -144,7 +145,7 @@ def _judge(fields: Fields, file: BinaryIO, syntax: UID) -> Header | None:
     low, high, stored = stored_values(fields)
     if not fields.usable:
         return None
-    patient = fields.text("PatientID")
+    name = fields.text("PatientName")
     return Header(
         path=fields.path,
         frames=frames,
@@ -159,8 +160,8 @@ def _judge(fields: Fields, file: BinaryIO, syntax: UID) -> Header | None:
         series=fields.text("SeriesInstanceUID"),
         frame_of_reference=fields.text("FrameOfReferenceUID"),
         description=fields.text("SeriesDescription"),
-        patient=patient,
-        person=words(fields.text("PatientName")) - words(patient),
+        patient=fields.text("PatientID"),
+        person=frozenset() if any(map(str.isdigit, name)) else words(name),
     )
 
 
