@@ -148,9 +148,8 @@ def _gaps(folder: Path, frames: Sequence[Frame], along: np.ndarray, same: float)
     gaps = [i for i in odd if round(ratio[i]) >= 2 and abs(ratio[i] - round(ratio[i])) <= 2 * UNEVEN]
     if len(gaps):
         count = sum(round(float(ratio[i])) - 1 for i in gaps)
-        found = (
-            f"{count} slice{'s' * (count > 1)} missing: {steps[gaps[0]]:.4g} mm between {_pair(frames, int(gaps[0]))}"
-        )
+        found = f"{count} slice{'s' * (count > 1)} missing: {steps[gaps[0]]:.4g} mm between "
+        found += _pair(frames, int(gaps[0]))
         fix = "Add what is missing: export or copy the series again."
         problems.append(Problem(str(folder), "slices", found, f"a slice every {usual:.4g} mm", fix))
     if len(odd) > len(gaps):
