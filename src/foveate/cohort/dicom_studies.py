@@ -38,6 +38,11 @@ class Scan:
     id: str
     header: Header | None
 
+    @property
+    def modality(self) -> str:
+        """CT, MR, ...; "" where nothing says."""
+        return "" if self.header is None else self.header.modality
+
 
 @dataclass(frozen=True)
 class Study:

@@ -15,17 +15,16 @@ def dicom_cases(source: Path, channels: Sequence[str]) -> list[Case]:
     """The cases at or below ``source`` for a model of these channels; [] where there is no DICOM file.
 
     A model of one channel takes the series that are called as it is or whose modality (CT, MR) is, all series if none
-    is, each a case called as its folder. A model of several takes the studies in which a series is called as one of its channels.
+    is, each a case called as its folder. A model of several takes the studies in which a series is called as one of
+    its channels.
     Raises InputError when a study has none, when its series leave open which is which, or names coincide.
     """
     if len(channels) > 1:
         return _studies(source, channels)
     scans = [scan_of(folder) for folder in find_series(source)]
     wanted = modality_key(channels[0])
-    kinds = {
-        scan: {modality_key(scan.name), modality_key(scan.header.modality if scan.header else "")} for scan in scans
-    }
-    scans = [scan for scan in scans if wanted in kinds[scan]] or scans
+    called = [scan for scan in scans if wanted in (modality_key(scan.name), modality_key(scan.modality))]
+    scans = called or scans
     often = Counter(scan.id for scan in scans)
     cases = []
     for scan in scans:
