@@ -36,7 +36,8 @@ DEMOS = {
 Data = Annotated[
     Path,
     typer.Argument(
-        help="Dataset folder: nnU-Net raw, MSD, images/ + labels/, class folders, or images/ + labels.csv or boxes.",
+        help="Dataset folder: nnU-Net raw, MSD, images/ + labels/, class folders, "
+        "images/ + labels.csv or boxes, or DICOM studies.",
         metavar="DATA",
     ),
 ]
@@ -151,7 +152,7 @@ def train(
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder, or the model folder in it.", metavar="RUN")],
-    input_: Annotated[Path, typer.Argument(help="An image or a folder of images.", metavar="INPUT")],
+    input_: Annotated[Path, typer.Argument(help="An image or a folder of images or DICOM series.", metavar="INPUT")],
     out: Annotated[Path, typer.Argument(help="File or folder for the predictions.", metavar="OUT")],
     device: Device = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored images: slower.")] = False,
@@ -169,7 +170,7 @@ def predict(
 @app.command()
 def explain(
     run: Annotated[Path, typer.Argument(help="Run folder, or the model folder in it.", metavar="RUN")],
-    input_: Annotated[Path, typer.Argument(help="An image or a folder of images.", metavar="INPUT")],
+    input_: Annotated[Path, typer.Argument(help="An image or a folder of images or DICOM series.", metavar="INPUT")],
     out: Annotated[Path, typer.Argument(help="Folder for maps and pictures: absent or empty.", metavar="OUT")],
     layer: Annotated[
         list[str] | None,

@@ -30,7 +30,7 @@ from foveate.cohort.facts import BACKGROUND
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.errors import InputError, Problem, refuse
 from foveate.files import DiskFull
-from foveate.io import read_image, read_label
+from foveate.io import image_files, read_image, read_label
 from foveate.io.volume import Volume
 
 __all__ = ["Grid", "PreparedCase", "PreparedCohort", "prepare_cohort", "prepare_label", "prepare_volume"]
@@ -264,7 +264,8 @@ def _prepare_case(case: Case, plan: Plan, folder: Path, stop: threading.Event) -
 
 def cache_key(files: tuple[Path, ...], plan: Plan, part: str) -> str:
     """See ``prepare_cohort``."""
-    states = [(str(file.resolve()), (state := file.stat()).st_size, state.st_mtime_ns) for file in files]
+    every = [file for image in files for file in image_files(image)]
+    states = [(str(file.resolve()), (state := file.stat()).st_size, state.st_mtime_ns) for file in every]
     read = {"dims", "spacing", "channels", "ignore"} | ({"whole", "patch"} if plan.fits else set())
     settings = plan.model_dump(mode="json", include=read)
     return hashlib.sha256(json.dumps([VERSION, part, states, settings]).encode()).hexdigest()[:20]

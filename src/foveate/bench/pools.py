@@ -113,6 +113,8 @@ def write_dataset(cohort: Cohort, target: Path) -> None:
 
     Files are hard links where possible, else copies. What does not belong is removed. Only for one process at a time.
     """
+    if series := [image for case in cohort.cases for image in case.images if image.is_dir()]:
+        raise refuse(series[0], "image", "a folder of a DICOM series", "image files", "Convert the series to NIfTI.")
     wanted: dict[Path, Path] = {}
     for case in cohort.cases:
         for number, image in enumerate(case.images):

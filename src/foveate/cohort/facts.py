@@ -15,7 +15,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 
 from foveate.cohort.cohort import IGNORE, Case
 from foveate.errors import InputError, Problem
-from foveate.io import Volume, inspect_image, inspect_label
+from foveate.io import Volume, image_files, inspect_image, inspect_label
 from foveate.io.files import grid_difference
 from foveate.io.stream import unreadable
 
@@ -211,9 +211,9 @@ def _foreground(values: np.ndarray) -> Foreground:
 
 
 def file_hash(paths: tuple[Path, ...] | list[Path]) -> str:
-    """SHA-256 over the SHA-256 of each file's bytes, in order."""
+    """SHA-256 over the SHA-256 of each file's bytes, in order; of a DICOM series, of all its files."""
     digest = hashlib.sha256()
-    for path in paths:
+    for path in (file for image in paths for file in image_files(image)):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""From a folder to a cohort: recognises the layout by its folders and dataset.json; opens no image."""
+"""From a folder to a cohort: recognises the layout by its folders and dataset.json; reads headers of DICOM alone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from foveate.cohort.box_table import with_boxes
 from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.layout_boxes import find_boxes, has_boxes
 from foveate.cohort.layout_classes import class_folders, find_classes
+from foveate.cohort.layout_dicom import find_dicom, has_studies
 from foveate.cohort.layout_msd import find_msd
 from foveate.cohort.layout_nnunet import find_nnunet
 from foveate.cohort.layout_plain import find_plain
@@ -35,6 +36,7 @@ LAYOUTS = {
     "table": Layout(find_table, ("classification", "regression")),
     "class folders": Layout(find_classes, ("classification",)),
     "boxes": Layout(find_boxes, ("detection",)),
+    "DICOM": Layout(find_dicom, ("segmentation", "detection")),
 }
 MAPS = ("images", "labels", "masks", "segmentations")
 EXPECTED = (
@@ -44,7 +46,8 @@ EXPECTED = (
     "(4) classification: a folder for each class, CLASS/CASE.jpg, and unlabelled/; "
     "(5) classification or regression: images/CASE.png and labels.csv with case,label or case,value; "
     "(6) detection: images/CASE.png and annotations/CASE.xml (VOC) or annotations.json (COCO), or with "
-    "--task detection the structures of the label maps of (1) to (3)"
+    "--task detection the structures of the label maps of (1) to (3) and (7); "
+    "(7) DICOM: STUDY/SERIES/*.dcm and labels/STUDY.nii.gz"
 )
 
 
@@ -104,6 +107,8 @@ def _recognise(root: Path, data: dict[str, object] | None, task: str | None) -> 
     maps = any(folder.name.casefold().endswith(MAPS) for folder in folders)
     if folders and (task == "classification" or not maps):
         return "class folders"
+    if has_studies(root):
+        return "DICOM"
     names = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir() if not entry.name.startswith("."))
     found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "an empty folder"
     raise refuse(root, "layout", found, EXPECTED, "Arrange the files in one of these ways; labels may be missing.")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from foveate.errors import Problem, refuse
-from foveate.io import IMAGE_SUFFIXES, case_stem, image_suffix
+from foveate.io import IMAGE_SUFFIXES, case_stem, image_suffix, is_series
 
 
 def list_images(folder: Path, root: Path, problems: list[Problem]) -> list[Path]:
-    """Image files directly in ``folder``, sorted by name; nothing is opened.
+    """Image files and folders of a DICOM series directly in ``folder``, sorted by name; no image is read.
 
     macOS "._*" files are skipped with a warning, other hidden files silently, and files of other kinds with a
     warning. Refused, and noted in ``problems``: links that leave ``root``, names that differ by case only, two
@@ -36,8 +36,13 @@ def list_images(folder: Path, root: Path, problems: list[Problem]) -> list[Path]
         path = Path(entry.path)
         if entry.name.startswith("._"):
             resource_forks.append(entry.name)
-        elif entry.name.startswith(".") or entry.is_dir() or entry.name.lower() == "thumbs.db":
+        elif entry.name.startswith(".") or entry.name.lower() == "thumbs.db":
             continue
+        elif entry.is_dir():
+            if entry.is_symlink() and leaves(path, root):
+                problems.append(_outside(path, root))
+            elif is_series(path):
+                images.append(path)
         elif not image_suffix(path):
             others.append(entry.name)
         elif entry.is_symlink() and leaves(path, root):

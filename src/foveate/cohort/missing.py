@@ -22,7 +22,8 @@ def missing_modalities(cohort: Cohort, allowed: bool) -> list[Problem]:
         severity: Severity = "warn" if allowed and not everywhere else "refuse"
         some = ", ".join(cases[:NAMED]) + (", ..." if len(cases) > NAMED else "")
         found = f"missing in {len(cases)} case{'s' * (len(cases) > 1)} of {len(cohort.cases)} ({some})"
-        fix = f"Train with --network fusion_unet, which takes what is there, or add the files _{number:04d}."
+        add = "its series" if cohort.layout == "DICOM" else f"the files _{number:04d}"
+        fix = f"Train with --network fusion_unet, which takes what is there, or add {add}."
         if everywhere:
             fix = "Remove it from channel_names in dataset.json and number the others anew, or add its files."
         expected = "a file in every case, for a network that needs all modalities"

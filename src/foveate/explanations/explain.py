@@ -10,7 +10,7 @@ from foveate.cohort.cohort import Case
 from foveate.errors import FoveateError, InputError, Problem, refuse
 from foveate.explanations.whole import WholeWork
 from foveate.explanations.work import Work
-from foveate.predict.files import find_images, find_whole
+from foveate.predict.files import channel_names, find_images, find_whole
 from foveate.predict.predictor import AnyPredictor, Predictor, load
 from foveate.predict.whole import WholePredictor
 
@@ -60,10 +60,10 @@ def explain(
         if given := [name for name, value in (("of", of), ("masks", masks)) if value is not None]:
             fix = "Leave it out: the mask of a segmentation is its answer."
             raise refuse("explain", given[0], "a value", "nothing, for a model that segments", fix)
-        cases = find_images(Path(input), len(predictor.plan.channels))
+        cases = find_images(Path(input), channel_names(predictor))
         work = Work(predictor, folder, layers)
     elif isinstance(predictor, WholePredictor):
-        cases = find_whole(Path(input), len(predictor.plan.channels))
+        cases = find_whole(Path(input), channel_names(predictor))
         work = WholeWork(predictor, folder, layers, of, cases, Path(masks) if masks is not None else None)
     else:
         expected = "a model that segments or answers for whole images"

@@ -1,5 +1,6 @@
-"""Files <-> Volume: NIfTI, PNG, JPEG, TIFF. Every file is judged before its content is used."""
+"""Files <-> Volume: NIfTI, DICOM series, PNG, JPEG, TIFF. Every file is judged before its content is used."""
 
+from foveate.io.dicom import image_files, is_series
 from foveate.io.files import (
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -21,9 +22,11 @@ __all__ = [
     "Volume",
     "case_stem",
     "corner_distance",
+    "image_files",
     "image_suffix",
     "inspect_image",
     "inspect_label",
+    "is_series",
     "read_image",
     "read_label",
     "tolerance",

@@ -1,4 +1,4 @@
-"""One entrance for every image format, chosen by the file's suffix."""
+"""One entrance for every image format: a folder is a DICOM series, a file what its suffix says."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from foveate.errors import FoveateError, InputError, Problem, refuse
 from foveate.files import write_atomic
+from foveate.io.dicom import inspect_series
 from foveate.io.grid import corner_distance, tolerance
 from foveate.io.nifti import Inspected, inspect_nifti, inspect_nifti_label, nifti_bytes
 from foveate.io.picture import inspect_picture, inspect_picture_label, picture_label_bytes, picture_map_bytes
@@ -70,7 +71,8 @@ def inspect_image(
 
 
 def read_image(paths: Sequence[Path], channels: int | None = None, missing: Sequence[int] = ()) -> Volume:
-    """An image as float32 ``[C, *S]`` in the file's own voxel order; several files are its channels.
+    """An image as float32 ``[C, *S]`` in the file's own voxel order; several files are its channels. A folder is a
+    DICOM series.
 
     channels: number of channels that the dataset declares, checked when given. A 4-D NIfTI (last axis =
     channels) is accepted only with it. missing: numbers of channels that have no file; they are filled with NaN.
@@ -160,6 +162,8 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _by_suffix(path: Path, *, label: bool, channels: int | None = None) -> Inspected:
+    if path.is_dir():
+        return _no_label(path) if label else inspect_series(path)
     suffix = image_suffix(path)
     if suffix in NIFTI_SUFFIXES:
         return inspect_nifti_label(path) if label else inspect_nifti(path, channels)
@@ -167,6 +171,11 @@ def _by_suffix(path: Path, *, label: bool, channels: int | None = None) -> Inspe
         return inspect_picture_label(path) if label else inspect_picture(path)
     expected = ", ".join(IMAGE_SUFFIXES)
     return None, [Problem(str(path), "name", path.suffix or "no suffix", expected, "Convert the file to one of these.")]
+
+
+def _no_label(path: Path) -> Inspected:
+    fix = "Convert the label to NIfTI on the grid of its image."
+    return None, [Problem(str(path), "label", "a folder", "a NIfTI, PNG or TIFF file", fix)]
 
 
 def _or_raise(volume: Volume | None, problems: list[Problem]) -> Volume:

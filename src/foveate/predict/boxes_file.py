@@ -49,7 +49,8 @@ def predict_boxes(
         except InputError as error:
             problems += [replace(problem, case=case.id) for problem in error.problems]
         else:
-            name = f"{case.id}{case.images[0].name.removeprefix(Path(case.id).name)}"
+            first = case.images[0]
+            name = case.id if first.is_dir() else f"{case.id}{first.name.removeprefix(Path(case.id).name)}"
             images.append({"id": number, "file_name": name, **_size(volume)})
             annotations += _annotations(found, number, len(annotations) + 1)
             picture = path.parent / PICTURES / f"{case.id}.png"

@@ -10,9 +10,10 @@ from pathlib import Path
 from foveate.cohort.cohort import Case
 from foveate.cohort.layout_nnunet import missing_channels
 from foveate.errors import FoveateError, InputError, Problem, refuse
-from foveate.io import case_stem, image_suffix, write_label
+from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix, is_series, write_label
 from foveate.predict.boxes_file import predict_boxes
 from foveate.predict.detecting import BoxPredictor
+from foveate.predict.dicom_cases import dicom_cases
 from foveate.predict.predictor import AnyPredictor, load
 from foveate.predict.table import find_tree, predict_table
 from foveate.predict.whole import WholePredictor
@@ -39,8 +40,9 @@ def predict_files(
 
     run: run or model folder, or a Predictor. input: an image, a folder of images (``_0000`` suffixes name
     channels; one of which there is no file is missing, if the network takes that), or a dataset folder with imagesTs/,
-    images/ or imagesTr/. out: a folder, or for one input file the file to write. Results are uint8 on the input's own
-    grid, ``CASE.nii.gz`` or ``CASE.png``; a result that is there already is replaced by a complete new one only.
+    images/ or imagesTr/; or a folder of a DICOM series, or of such folders, whose names say which channel each is. out:
+    a folder, or for one image the file to write. Results are uint8 on the input's own grid, ``CASE.nii.gz`` or
+    ``CASE.png``; a result that is there already is replaced by a complete new one only.
     mirror, views: see ``Predictor.predict``. progress: called with (cases done, cases in all).
 
     Raises InputError before any work when nothing can be predicted or an output would replace an input; and at
@@ -49,14 +51,14 @@ def predict_files(
     source, target = Path(input), Path(out)
     predictor = load(run, device=device) if isinstance(run, str | Path) else run
     if isinstance(predictor, WholePredictor):
-        cases = find_whole(source, len(predictor.plan.channels))
+        cases = find_whole(source, channel_names(predictor))
         if not predictor.takes_missing:
             _check_complete(cases, predictor)
         return [predict_table(predictor, cases, target, mirror=mirror, views=views, progress=progress)]
     if isinstance(predictor, BoxPredictor):
-        cases = find_whole(source, len(predictor.plan.channels))
+        cases = find_whole(source, channel_names(predictor))
         return predict_boxes(predictor, cases, target, mirror=mirror, progress=progress)
-    cases = find_images(source, len(predictor.plan.channels))
+    cases = find_images(source, channel_names(predictor))
     if not predictor.takes_missing:
         _check_complete(cases, predictor)
     outputs = [_output(case, source, target) for case in cases]
@@ -79,8 +81,13 @@ def predict_files(
     return written
 
 
-def find_images(source: Path, channels: int) -> list[Case]:
-    """The cases at ``source`` for a model of ``channels`` channels. Raises InputError when there are none."""
+def channel_names(predictor: AnyPredictor) -> tuple[str, ...]:
+    return tuple(channel.name for channel in predictor.plan.channels)
+
+
+def find_images(source: Path, names: Sequence[str]) -> list[Case]:
+    """The cases at ``source`` for a model of these channels. Raises InputError when there are none."""
+    channels = len(names)
     if source.is_file():
         if not image_suffix(source):
             raise refuse(source, "name", source.suffix or "no suffix", "a NIfTI, PNG, JPEG or TIFF file", "Convert it.")
@@ -95,19 +102,24 @@ def find_images(source: Path, channels: int) -> list[Case]:
         raise refuse(source, "input", "nothing", "an image or a folder of images", "Check the path.")
     folders = [source, *(source / name for name in IMAGE_FOLDERS)]
     files = next((files for folder in folders if folder.is_dir() and (files := _images(folder))), [])
+    if not files and (cases := dicom_cases(source, names)):
+        return cases
     if not files:
-        expected = "NIfTI, PNG, JPEG or TIFF files, in it or in " + ", ".join(IMAGE_FOLDERS)
+        expected = "DICOM series, or NIfTI, PNG, JPEG or TIFF files in it or in " + ", ".join(IMAGE_FOLDERS)
         raise refuse(source, "input", "no images", expected, "Check the path.")
+    if series := [entry.name for entry in sorted(files[0].parent.iterdir()) if is_series(entry)]:
+        found = f"{len(files)} image files and {len(series)} folders of DICOM series ({series[0]}, ...)"
+        raise refuse(files[0].parent, "input", found, "one kind of image", "Predict the two kinds one after the other.")
     return _group(files, channels)
 
 
-def find_whole(source: Path, channels: int) -> list[Case]:
+def find_whole(source: Path, names: Sequence[str]) -> list[Case]:
     """The cases at ``source`` for a model that answers for whole images: as for others where the images lie together,
     else those of all folders in it. Raises InputError when there are none."""
     together = [source, *(source / name for name in IMAGE_FOLDERS)]
     if not source.is_dir() or any(folder.is_dir() and _images(folder) for folder in together):
-        return find_images(source, channels)
-    return find_tree(source) or find_images(source, channels)
+        return find_images(source, names)
+    return find_tree(source) or find_images(source, names)
 
 
 def _images(folder: Path) -> list[Path]:
@@ -162,8 +174,8 @@ def _check_complete(cases: Sequence[Case], predictor: AnyPredictor) -> None:
 
 def _output(case: Case, source: Path, target: Path) -> Path:
     """Where the labels of a case go; a volume becomes .nii.gz, a picture .png."""
-    volume = image_suffix(case.images[0]).startswith(".nii")
-    if source.is_file() and image_suffix(target) and not target.is_dir():
+    volume = image_suffix(case.images[0]) not in PICTURE_SUFFIXES
+    if (source.is_file() or source in case.images) and image_suffix(target) and not target.is_dir():
         return target
     return target / (case.id + (".nii.gz" if volume else ".png"))
 
@@ -182,7 +194,7 @@ def _check_outputs(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
         if (other := seen.setdefault(str(output).lower(), case)) is not case:
             found = f"cases {other.id} and {case.id}"
             problems.append(Problem(str(output), "output", found, "one case a file", "Rename one of the images."))
-        volume = image_suffix(case.images[0]).startswith(".nii")
+        volume = image_suffix(case.images[0]) not in PICTURE_SUFFIXES
         if image_suffix(output) not in ((".nii", ".nii.gz") if volume else (".png",)):
             expected = ".nii.gz or .nii" if volume else ".png"
             problems.append(Problem(str(output), "name", output.suffix, expected, "Change the output's name."))

@@ -1,0 +1,76 @@
+"""A folder of DICOM studies: STUDY/SERIES/*.dcm, and labels/STUDY.nii.gz; a study without label file is unlabelled.
+
+The series of a study that share one grid are its modalities, called as their folders are. A dataset.json with nnU-Net's
+keys may name the modalities that count, in their order, and the classes. Folders may lie deeper, PATIENT/STUDY/SERIES:
+the study's label is then labels/PATIENT_STUDY.nii.gz. Folders with one series each and nothing around them are studies
+of one modality. Studies with one PatientID are of one patient.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from foveate.cohort.cohort import Case, Cohort
+from foveate.cohort.dicom_studies import Study, find_series, find_studies, modality_key
+from foveate.cohort.layout_nnunet import match_labels
+from foveate.cohort.listing import list_images, read_channels, read_classes, read_patients, some
+from foveate.cohort.tree import read_tree
+from foveate.errors import Problem
+
+
+def has_studies(root: Path) -> bool:
+    """Whether a DICOM series lies somewhere in a folder."""
+    return any(True for _ in find_series(root))
+
+
+def find_dicom(root: Path, data: dict[str, Any] | None) -> Cohort:
+    """Reads the headers of all series, which alone say what belongs together; classes may stay empty."""
+    path = root / "dataset.json"
+    data = data or {}
+    problems: list[Problem] = []
+    names = read_channels(path, data["channel_names"], "channel_names", problems) if "channel_names" in data else ()
+    classes, ignore = read_classes(path, data["labels"], problems) if "labels" in data else ({}, None)
+    tree = read_tree(path, data.get("tree"), classes, problems)
+    studies = find_studies(root, find_series(root, problems), problems, names)
+    studies = [study for study in studies if study.channels]
+    found = {modality_key(name): name for study in reversed(studies) for name in study.channels}
+    channels = names or tuple(found[key] for key in sorted(found))
+    by_id: dict[str, Study] = {}
+    for study in studies:
+        if by_id.setdefault(study.id, study) is not study:
+            what = f"{study.id}, as another study is"
+            problems.append(
+                Problem(str(root), "studies called", what, "one name for each", "Rename one of the folders.")
+            )
+    if not studies:
+        fix = "Name the series' folders as channel_names of dataset.json does." if names else "Add studies."
+        problems.append(Problem(str(root), "studies", "none with a series that counts", "at least one", fix))
+    folder = root / "labels"
+    labels = list_images(folder, root, problems) if folder.is_dir() else []
+    label_of = match_labels(labels, {study.called: study for study in studies}, problems)
+    patients = _patients(root, list(by_id.values()), problems)
+    cases = []
+    for id, study in sorted(by_id.items()):
+        folders = {modality_key(name): series for name, series in study.channels.items()}
+        there = [number for number, name in enumerate(channels) if modality_key(name) in folders]
+        missing = tuple(number for number in range(len(channels)) if number not in there)
+        images = tuple(folders[modality_key(channels[number])] for number in there)
+        cases.append(Case(id, images, label_of.get(study.called), patients[id], missing))
+    return Cohort(root, "DICOM", 3, tuple(cases), channels, classes, ignore, tuple(problems), tree)
+
+
+def _patients(root: Path, studies: list[Study], problems: list[Problem]) -> dict[str, str]:
+    """Patient of each study: as patients.csv says, else one for each PatientID."""
+    if (root / "patients.csv").is_file():
+        return read_patients(root, [study.id for study in studies], problems)
+    groups: dict[str, list[str]] = defaultdict(list)
+    for study in studies:
+        groups[study.patient or f"study {study.id}"].append(study.id)
+    for ids in groups.values():
+        if len(ids) > 1:
+            found = f"one for {len(ids)} studies ({some(ids)})"
+            fix = "They count as one patient. If PatientID was only made anonymous, say in patients.csv who is who."
+            problems.append(Problem(str(root), "PatientID", found, "one for each patient", fix, "warn"))
+    return {id: ids[0] for ids in groups.values() for id in ids}
