@@ -15,8 +15,8 @@ from typing import Any
 from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.dicom_studies import Study, find_series, find_studies, modality_key
 from foveate.cohort.layout_nnunet import match_labels
-from foveate.cohort.listing import list_images, read_channels, read_classes, read_patients, some
-from foveate.cohort.tree import read_tree
+from foveate.cohort.layout_plain import read_declared
+from foveate.cohort.listing import list_images, read_patients, some
 from foveate.errors import Problem
 
 
@@ -27,12 +27,8 @@ def has_studies(root: Path) -> bool:
 
 def find_dicom(root: Path, data: dict[str, Any] | None) -> Cohort:
     """Reads the headers of all series, which alone say what belongs together; classes may stay empty."""
-    path = root / "dataset.json"
-    data = data or {}
     problems: list[Problem] = []
-    names = read_channels(path, data["channel_names"], "channel_names", problems) if "channel_names" in data else ()
-    classes, ignore = read_classes(path, data["labels"], problems) if "labels" in data else ({}, None)
-    tree = read_tree(path, data.get("tree"), classes, problems)
+    names, classes, ignore, tree = read_declared(root, data or {}, problems)
     studies = find_studies(root, find_series(root, problems), problems, names)
     studies = [study for study in studies if study.channels]
     found = {modality_key(name): name for study in reversed(studies) for name in study.channels}

@@ -16,15 +16,21 @@ from foveate.cohort.tree import read_tree
 from foveate.errors import Problem
 from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix
 
+Declared = tuple[tuple[str, ...], dict[str, int | tuple[int, ...]], int | None, dict[str, tuple[str, ...]]]
+
+
+def read_declared(root: Path, data: dict[str, Any], problems: list[Problem]) -> Declared:
+    """Channels, classes, the label to ignore and the label tree, as far as dataset.json declares them."""
+    path = root / "dataset.json"
+    names = read_channels(path, data["channel_names"], "channel_names", problems) if "channel_names" in data else ()
+    classes, ignore = read_classes(path, data["labels"], problems) if "labels" in data else ({}, None)
+    return names, classes, ignore, read_tree(path, data.get("tree"), classes, problems)
+
 
 def find_plain(root: Path, data: dict[str, Any] | None) -> Cohort:
     """Channels and classes stay empty where nothing declares them; the check reads them off the files."""
-    path = root / "dataset.json"
-    data = data or {}
     problems: list[Problem] = []
-    names = read_channels(path, data["channel_names"], "channel_names", problems) if "channel_names" in data else ()
-    classes, ignore = read_classes(path, data["labels"], problems) if "labels" in data else ({}, None)
-    tree = read_tree(path, data.get("tree"), classes, problems)
+    names, classes, ignore, tree = read_declared(root, data or {}, problems)
     images = list_images(root / "images", root, problems)
     folder = root / "labels"
     labels = list_images(folder, root, problems) if folder.is_dir() else []
