@@ -46,7 +46,7 @@ def test_the_equation_voxel_by_voxel(dims):
     """Softmax over the present alone, written without a mask."""
     fusion, features = fusion_and_features(dims)
     weights, fused = fusion.attention(features, PRESENT), fusion(features, PRESENT)
-    assert weights.shape == (2, 3, 1, *SIZES[dims])
+    assert weights.shape == (2, 3, *SIZES[dims])
     of_each, of_mean, psi = (
         layer.weight.flatten(1) for layer in (fusion.of_each, fusion.of_mean, fusion.psi)
     )  # each [O, I]
@@ -55,7 +55,7 @@ def test_the_equation_voxel_by_voxel(dims):
         f = features[(b, there, slice(None), *place)]  # [N, C]
         scores = (f @ of_each.T + fusion.of_each.bias + f.mean(0) @ of_mean.T).relu() @ psi.T  # [N, 1]
         shares = scores.softmax(0)
-        torch.testing.assert_close(weights[(b, there, slice(None), *place)], shares)
+        torch.testing.assert_close(weights[(b, there, *place)], shares[:, 0])
         torch.testing.assert_close(fused[(b, slice(None), *place)], (shares * f).sum(0))
 
 
@@ -63,7 +63,7 @@ def test_the_equation_voxel_by_voxel(dims):
 def test_maps_sum_to_one_over_the_present_and_are_zero_elsewhere(dims):
     fusion, features = fusion_and_features(dims)
     weights = fusion.attention(features, PRESENT)
-    torch.testing.assert_close(weights.sum(1), torch.ones(2, 1, *SIZES[dims]))
+    torch.testing.assert_close(weights.sum(1), torch.ones(2, *SIZES[dims]))
     assert (weights[~PRESENT] == 0).all()
     assert (weights[PRESENT] > 0).all()
     assert weights[0, 0].std() > 0.01  # a map, not a constant

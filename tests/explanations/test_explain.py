@@ -15,6 +15,7 @@ from torch import nn
 
 import foveate
 from foveate.cli import main
+from foveate.cohort.plan import ChannelPlan
 from foveate.config import NetworkConfig
 from foveate.errors import InputError
 from foveate.explanations.maps import MapName
@@ -184,3 +185,27 @@ def test_the_picture_shows_the_thickest_axis_across_and_every_panel(count: int) 
     width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
     assert width < 2500
     assert width * height > (count + 1) * 200 * 200
+
+
+def test_a_scan_without_one_of_its_modalities(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    channels = tuple(ChannelPlan(name=name, normalisation="zscore") for name in ("T1", "FLAIR"))
+    plan = tiny_plan(2, channels=channels)
+    task = build_task(plan)
+    network = build_network(NetworkConfig(name="fusion_unet"), plan, task.channels)
+    shape = plan.patch
+    for name in ("a_0000", "a_0001", "b_0001"):
+        Image.fromarray(blob(shape).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    taking = Predictor(network, task, plan, precision="float32")
+    found = foveate.explain(taking, tmp_path, tmp_path / "out")
+    assert len(found.pictures) == 2
+    listed = json.loads((tmp_path / "out" / "explain.json").read_text())
+    without = next(case for case in listed["cases"] if case["case"] == "b")
+    maps = {entry["map"]: tifffile.imread(tmp_path / "out" / entry["file"]) for entry in without["maps"]}
+    assert all(np.isfinite(values).all() for values in maps.values())
+    modality = {entry["map"]: entry.get("modality") for entry in listed["maps"]}
+    weights = {modality[name]: values for name, values in maps.items() if modality[name]}
+    assert (weights["T1"] == 0).all()  # it has no file
+    np.testing.assert_allclose(weights["FLAIR"], 1, atol=1e-5)
+    picture = np.asarray(Image.open(tmp_path / "out" / without["picture"]).convert("L"))
+    assert picture.std() > 1

@@ -73,9 +73,9 @@ def test_permuting_modalities_with_their_stems_changes_nothing(dims):
 def test_maps_lie_in_image_space_one_for_each_modality():
     network, images = network_and_images(3)
     stems = next(module for module in network.modules() if isinstance(module, ModalityStems))
-    maps = stems.attention(images)
-    assert maps.shape == (2, 3, 1, 8, 8, 8)
-    torch.testing.assert_close(maps.sum(1), torch.ones(2, 1, 8, 8, 8))
+    maps = stems.fusion.attention(*stems.features(images))
+    assert maps.shape == (2, 3, 8, 8, 8)
+    torch.testing.assert_close(maps.sum(1), torch.ones(2, 8, 8, 8))
     assert (maps[0, 1] == 0).all()
     assert (maps[1, 2] == 0).all()
 

@@ -10,8 +10,8 @@ channels. Where ``multiplies`` is true they are what forward multiplies x with. 
 the attention that each voxel receives, the mean over queries and heads.
 
 ``ModalityFusion`` sits in no slot, as it takes the features of all modalities and which of them are present; its
-attention is ``[B, M, 1, *S]``, a map for each. ``POOLING`` holds what makes one vector of an image; its contract stands
-in ``pooling``.
+attention is ``[B, M, *S]``, a map for each of its ``modalities``, which are called by their names. ``POOLING`` holds
+what makes one vector of an image; its contract stands in ``pooling``.
 """
 
 from torch import nn

@@ -10,6 +10,8 @@ ones out, so that nothing they hold can matter, and one modality alone passes un
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -21,11 +23,13 @@ class ModalityFusion(nn.Module):
 
     features: ``[B, M, C, *S]``, f_m of M modalities. present: ``[B, M]`` bool; what an absent modality is filled with
     (NaN too) reaches neither the answer nor a gradient. The mean is that of the present. All weights are shared by the
-    modalities, so their order means nothing. An image without any present modality gives zero.
+    modalities, so their order means nothing. An image without any present modality gives zero. modalities: their names,
+    for people.
     """
 
-    def __init__(self, channels: int, spatial_dims: int) -> None:
+    def __init__(self, channels: int, spatial_dims: int, modalities: Sequence[str] = ()) -> None:
         super().__init__()
+        self.modalities = tuple(modalities)
         hidden = max(channels // 2, 1)
         self.of_each = conv(spatial_dims, channels, hidden, kernel=1)
         self.of_mean = conv(spatial_dims, channels, hidden, kernel=1, bias=False)
@@ -33,8 +37,8 @@ class ModalityFusion(nn.Module):
         self.psi = conv(spatial_dims, hidden, 1, kernel=1, bias=False)
 
     def attention(self, features: Tensor, present: Tensor) -> Tensor:
-        """a ``[B, M, 1, *S]`` in [0, 1]: one map for each modality; their sum is 1 at every voxel."""
-        return self._weights(*_without_absent(features, present))
+        """a ``[B, M, *S]`` in [0, 1]: one map for each modality; their sum is 1 at every voxel."""
+        return self._weights(*_without_absent(features, present)).squeeze(2)
 
     def forward(self, features: Tensor, present: Tensor) -> Tensor:
         features, there = _without_absent(features, present)

@@ -72,7 +72,7 @@ def explain(
     problems: list[Problem] = []
     for number, case in enumerate(cases, 1):
         try:
-            volume = predictor.read(case.images)
+            volume = predictor.read(case.images, case.missing)
             answer = predictor.predict(volume)
         except InputError as error:
             problems += [replace(problem, case=case.id) for problem in error.problems]

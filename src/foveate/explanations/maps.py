@@ -20,12 +20,13 @@ Kind = Literal["evidence", "attention", "seg_grad_cam", "grad_cam"]
 
 @dataclass(frozen=True)
 class MapName:
-    """One map. layer: name of the block or layer in the network. channel: of the logits, for maps of a class."""
+    """One map. layer: name of the block or layer in the network. channel: of the logits, for maps of a class; of the
+    input, for attention to a modality."""
 
     kind: Kind
     layer: str
     channel: int | None = None
-    of: str = ""  # the class
+    of: str = ""  # the class or modality
 
 
 class Explainer:
@@ -64,7 +65,10 @@ class Explainer:
             with watching(self.blocks) as weights, recording(self.layers) as features:
                 logits = self.answer(x)
             for block, found in weights.items():
-                if weighs_channels(found, tuple(x.shape[2:])):
+                if modalities := getattr(self.blocks[block], "modalities", ()):
+                    each = zip(modalities, found.split(1, dim=1), strict=True)
+                    maps |= {MapName("attention", block, i, of): values for i, (of, values) in enumerate(each)}
+                elif weighs_channels(found, tuple(x.shape[2:])):
                     self._add_channel_weights(block, found)
                 else:
                     maps[MapName("attention", block)] = found.mean(1, keepdim=True)

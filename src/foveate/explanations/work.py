@@ -103,7 +103,8 @@ class Work:
             write_atomic(folder / "channel_weights.csv", self._channel_table())
             record["channel_weights"] = f"{case.id}/channel_weights.csv"
         picture = folder / "overview.png"
-        slices = cut.of(volume.array[0]), cut.of(shown.labels)
+        image = next(channel for channel in volume.array if not np.isnan(channel).all())  # a modality that is there
+        slices = cut.of(image), cut.of(shown.labels)
         write_atomic(picture, overview(case.id, *slices, shown.members, cut, panels, shown.lines))
         self.pictures.append(picture)
         self.cases.append({**record, "picture": f"{case.id}/overview.png"})
@@ -135,7 +136,7 @@ class Work:
                     "map": self.files[name],
                     "kind": name.kind,
                     "layer": name.layer,
-                    "class": name.of or None,
+                    "modality" if name.kind == "attention" else "class": name.of or None,
                     "multiplies": bool(getattr(self.explainer.blocks[name.layer], "multiplies", False))
                     if name.kind == "attention"
                     else None,

@@ -29,18 +29,18 @@ class FusionUNet(UNet):
     @classmethod
     def stages(cls, plan: Plan) -> Iterator[nn.Module]:
         first, *others = super().stages(plan)
-        count = len(plan.channels)
-        yield first if count == 1 else ModalityStems(plan.dims, count, plan.widths[0], plan.strides[0])
+        names = [channel.name for channel in plan.channels]
+        yield first if len(names) == 1 else ModalityStems(plan.dims, names, plan.widths[0], plan.strides[0])
         yield from others
 
 
 class ModalityStems(nn.Module):
     """``[B, M, *S]``, absent modalities NaN -> ``[B, O, *S/stride]``: a residual block for each, fused."""
 
-    def __init__(self, dims: int, modalities: int, outputs: int, stride: Sequence[int]) -> None:
+    def __init__(self, dims: int, modalities: Sequence[str], outputs: int, stride: Sequence[int]) -> None:
         super().__init__()
-        self.stems = nn.ModuleList(Residual(dims, 1, outputs, stride) for _ in range(modalities))
-        self.fusion = ModalityFusion(outputs, dims)
+        self.stems = nn.ModuleList(Residual(dims, 1, outputs, stride) for _ in modalities)
+        self.fusion = ModalityFusion(outputs, dims, modalities)
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What ``fusion`` takes: ``[B, M, O, *S/stride]``, and which are present ``[B, M]``."""
@@ -49,10 +49,6 @@ class ModalityStems(nn.Module):
         x = torch.where(there.reshape(*there.shape, *[1] * (x.ndim - 2)), x, 0.0)
         stems = zip(self.stems, x.split(1, dim=1), strict=True)
         return torch.stack([stem(one) for stem, one in stems], dim=1), there
-
-    def attention(self, x: Tensor) -> Tensor:
-        """How much each modality counts at every voxel, ``[B, M, 1, *S/stride]``; 0 for absent ones."""
-        return self.fusion.attention(*self.features(x))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fusion(*self.features(x))
