@@ -149,3 +149,17 @@ def test_the_plot_is_drawn_for_whatever_rows_there_are(tmp_path: Any) -> None:
     for name, some in (("all", rows()), ("one", rows()[:1]), ("ceiling", rows()[4:5])):
         write_plot(some, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_for_one_number_of_labels_the_plot_has_a_line_for_each_difference(tmp_path: Any, monkeypatch: Any) -> None:
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr("foveate.bench.plot.write_forest", lambda estimates, *_: drawn.update(estimates))
+    cases = {"a": 0.5, "b": 0.7}
+    better = {case: dice + 0.1 for case, dice in cases.items()}
+    worse = {case: dice - 0.1 for case, dice in cases.items()}
+    some = [with_dice(cases, method="supervised"), with_dice(worse, method="w"), with_dice(better, method="b")]
+    write_plot([*some, with_dice(better, method="supervised", labels="all")], tmp_path / "x.png")
+    assert [*drawn][-1] == "w"
+    assert {name.split(",")[0] for name in drawn} == {"supervised", "w", "b"}
+    assert drawn["b"].value == pytest.approx(0.1)
+    assert drawn["w"].value == pytest.approx(-0.1)

@@ -83,7 +83,7 @@ def _show(settings: Settings) -> str:
         f"{method}: {block} ({slot})": paired(group, base) for method, slot, block, group, base in _lines(rows)
     }
     if differences:
-        write_forest(differences, "Dice with the block minus Dice without it", picture)
+        write_forest(differences, settings.dataset, "Dice with the block minus Dice without it", picture)
     if settings.docs:
         page, section = settings.docs
         link = Path(os.path.relpath(picture.resolve(), page.resolve().parent)).as_posix()

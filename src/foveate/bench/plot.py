@@ -1,15 +1,16 @@
-"""Dice against the number of labels, a line per method, the ceiling dashed."""
+"""Dice against the number of labels, a line per method, the ceiling dashed; for one number, differences alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from foveate.bench.rows import ALL, Row
-from foveate.bench.table import BASELINE, Estimate, Group, Key, group_rows, mean_dice
+from foveate.bench.table import BASELINE, Estimate, Group, Key, group_rows, mean_dice, paired
 from foveate.figures import png_bytes
 from foveate.files import write_atomic
 
@@ -17,14 +18,21 @@ INK = "#30343b"
 # Paul Tol's "muted" colours, which people with any common colour blindness can tell apart; the baseline is grey.
 COLOURS = ("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#AA4499", "#44AA99", "#882255", "#999933")
 _MARKERS = "sD^vPX<>p"
+FAR = 5.0  # times the usual size of a difference, from which one would squeeze the others
 _SPREAD = 0.6  # of the way from one number of labels to the next: intervals of methods must not lie on one another
 
 
 def write_plot(rows: Sequence[Row], path: Path) -> None:
-    """Draw the rows of one setting (see ``table.Setting``) into a PNG file."""
+    """Draw the rows of one setting (see ``table.Setting``) into a PNG file.
+
+    Where there is a single number of labels, which makes no curve, paired differences to the baseline, the best first.
+    """
+    found = group_rows(rows)
+    if differences := _differences(found, rows[0]["train_cases"]):
+        write_forest(differences, _title(rows[0]), "Dice minus that of supervised", path)
+        return
     figure = Figure(figsize=(7.2, 4.2), dpi=150)
     axes = figure.add_subplot()
-    found = group_rows(rows)
     groups = {key: mean_dice(group) for key, group in found.items()}
     # A method that ran with fewer seeds stands higher or lower by the draws that it had: the legend says so.
     uneven = len({len(group) for (labels, _), group in found.items() if labels != ALL}) > 1
@@ -68,23 +76,53 @@ def _seeds(groups: Mapping[Key, Group], method: str) -> str:
     return f"{count} seed{'s' * (count > 1)}"
 
 
-def write_forest(estimates: Mapping[str, Estimate], title: str, path: Path) -> None:
-    """Draw numbers with their intervals, a line each from top to bottom, around zero into a PNG file."""
-    figure = Figure(figsize=(7.2, 1.1 + 0.26 * len(estimates)), dpi=150)
+def _differences(groups: Mapping[Key, Group], train_cases: str) -> dict[str, Estimate]:
+    """Method -> its difference to the baseline, the best first; {} where there are several numbers of labels."""
+    counts = {labels for labels, _ in groups if labels != ALL}
+    baseline = groups.get((counts.pop(), BASELINE)) if len(counts) == 1 else None
+    if baseline is None:
+        return {}
+    found = {
+        method if labels != ALL else f"{method}, all {train_cases} labels": paired(group, baseline)
+        for (labels, method), group in groups.items()
+        if group is not baseline and group.keys() & baseline.keys()
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1].value))
+
+
+def write_forest(estimates: Mapping[str, Estimate], title: str, label: str, path: Path) -> None:
+    """Draw numbers with their intervals, a line each from top to bottom, around zero into a PNG file.
+
+    What lies far outside of where most lie stands at the edge, as a number.
+    """
+    figure = Figure(figsize=(7.2, 1.4 + 0.26 * len(estimates)), dpi=150)
     axes = figure.add_subplot()
     axes.axvline(0, color=INK, lw=1.0, ls=(0, (5, 3)))
+    reach = FAR * float(np.median([max(abs(each.low), abs(each.high)) for each in estimates.values()]))
     for place, each in enumerate(estimates.values()):
+        if abs(each.value) > reach:
+            edge, side = (0.0, "left") if each.value < 0 else (1.0, "right")
+            text = f"< {each.value:+.3f}" if each.value < 0 else f"{each.value:+.3f} >"
+            axes.text(
+                edge, place, text, transform=axes.get_yaxis_transform(), ha=side, va="center", color=INK, fontsize=9
+            )
+            continue
         ends = [[each.value - each.low], [each.high - each.value]]
         axes.errorbar([each.value], [place], xerr=ends, color=COLOURS[0], marker="o", ms=5, lw=1.4, capsize=2.5)
     axes.set_yticks(range(len(estimates)), list(estimates))
     axes.set_ylim(len(estimates) - 0.4, -0.6)
-    axes.set_xlabel(f"{title} (bars: 95% interval over patients)", color=INK, fontsize=9)
+    axes.set_title(title, color=INK, loc="left", fontsize=10.5)
+    axes.set_xlabel(f"{label} (bars: 95% interval over patients)", color=INK, fontsize=9)
     axes.tick_params(colors=INK, labelsize=9)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(INK)
     figure.tight_layout()
     write_atomic(path, png_bytes(figure))
+
+
+def _title(row: Row) -> str:
+    return f"{row['dataset']}: {float(row['minutes']):g} minutes each, scored on {row['scored']}"
 
 
 def _finish(figure: Figure, counts: Sequence[int], row: Row) -> None:
@@ -96,8 +134,7 @@ def _finish(figure: Figure, counts: Sequence[int], row: Row) -> None:
     axes.set_xlim(-margin, max(len(counts) - 1, 0) + margin)
     axes.set_xlabel("labelled scans", color=INK)
     axes.set_ylabel("mean Dice", color=INK)
-    title = f"{row['dataset']}: {float(row['minutes']):g} minutes each, scored on {row['scored']}"
-    axes.set_title(title, color=INK, loc="left", fontsize=10.5)
+    axes.set_title(_title(row), color=INK, loc="left", fontsize=10.5)
     axes.tick_params(colors=INK)
     axes.grid(axis="y", color=INK, alpha=0.15, lw=0.6)
     for side, spine in axes.spines.items():
