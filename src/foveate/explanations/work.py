@@ -165,7 +165,7 @@ def stacked(explainer: Explainer, names: list[MapName], x: Tensor) -> Tensor:
 def _title(name: MapName) -> str:
     if name.kind == "evidence":
         return f"Evidence for {name.of}"
-    of = f" of {name.of}" if name.of else ""
+    of = f" {'to' if name.kind == 'attention' else 'of'} {name.of}" if name.of else ""
     return f"{_TITLES[name.kind]}{of} at {name.layer}"
 
 
