@@ -160,7 +160,7 @@ def main() -> None:
             rows.append((" + ".join(part), *map(shown, found.values()), shown(difference)))
             print(*rows[-1], sep=", ", flush=True)
     header = ("modalities present", "fusion_unet", "unet, the mean in place of the missing", "difference, paired")
-    text = f"""{len(train)} labelled cases, {trained.replace("minutes", "processor minutes")} for each network, {len(cases)} test cases; mean
+    text = f"""{len(train)} labelled cases, {trained} of the processor for each network, {len(cases)} test cases; mean
 Dice of two classes, 95% intervals over cases (training runs: one each). Modalities are simulated from one scan: see
 the script for what that is not.
 

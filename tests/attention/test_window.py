@@ -1,6 +1,7 @@
 """Window attention against attention voxel by voxel: who may see whom, and that nothing else counts."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -41,12 +42,18 @@ def by_hand(layer, x, sees):
     return layer.project(torch.einsum("hij,jhc->ihc", scores.softmax(-1), v).reshape(-1, channels)).reshape(x.shape)
 
 
-def in_one_window(size, window, shifted):
-    """Whether two voxels lie in the same window: windows start at 0, or half a window later after a shorter first."""
+def in_one_window(size, most, shifted):
+    """Whether two voxels lie in the same window: windows start at 0, or after half a window, the odd voxel left out.
+
+    As few of at most ``most`` voxels as cover an axis, and as short as that many can be.
+    """
+    counts = [math.ceil(n / most) for n in size]
+    windows = [math.ceil(n / count) for n, count in zip(size, counts, strict=True)]
 
     def number(place):
         return tuple(
-            (a + (window // 2 if shifted and n > window else 0)) // window for a, n in zip(place, size, strict=True)
+            (a + (window - window // 2 if shifted and count > 1 else 0)) // window
+            for a, count, window in zip(place, counts, windows, strict=True)
         )
 
     return lambda p, q: number(p) == number(q)

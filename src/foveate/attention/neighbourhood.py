@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveate.attention.dot_product import GAMMA, head_count, received
-from foveate.attention.window import cut, paste
+from foveate.attention.window import cut, even_share, paste
 
 KERNEL = {2: 7, 3: 5}  # voxels per axis of a neighbourhood; odd
-TILE = {2: 8, 3: 4}  # voxels per axis of a tile
+TILE = {2: 8, 3: 4}  # voxels per axis of a tile of a larger image, at most
 
 
 class Neighbourhood(nn.Module):
@@ -73,7 +73,8 @@ class Tiles:
 
     def __init__(self, size: Sequence[int], kernel: int, tile: int, device: torch.device) -> None:
         self.size, self.axes = tuple(size), range(len(size))
-        self.tile = [min(tile, n) for n in size]
+        # Where a tile's surroundings are the whole axis, its voxels may as well be one tile: fewer copies of the keys.
+        self.tile = [n if tile + kernel > n else even_share(n, tile) for n in size]
         self.counts = [-(-n // t) for n, t in zip(size, self.tile, strict=True)]
         self.kernel = [min(kernel, n) for n in size]
         self.halo = [min(t + k - 1, n) for t, k, n in zip(self.tile, self.kernel, size, strict=True)]

@@ -1,8 +1,9 @@
 """Attention within windows, plain and then shifted by half a window.
 
 Source: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", ICCV 2021, sec. 3.2.
-Departures: windows of 8^2 and 4^3 voxels, 64 in either case, not 7^2; as a block between convolutions it has no hidden
-layer behind the attention (the network ``window_unet`` has); no dropout and no stochastic depth.
+Departures: windows of at most 8^2 and 4^3 voxels, 64 in either case, not 7^2, and shorter ones where that leaves less
+to fill up; as a block between convolutions it has no hidden layer behind the attention (the network ``window_unet``
+has); no dropout and no stochastic depth.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from foveate.attention.dot_product import head_count, received
 
-WINDOW = {2: 8, 3: 4}  # voxels per axis of a window
+WINDOW = {2: 8, 3: 4}  # voxels per axis of a window, at most
 
 
 class ShiftedWindows(nn.Module):
@@ -49,9 +50,9 @@ class ShiftedWindows(nn.Module):
 class WindowAttention(nn.Module):
     """Self-attention among the voxels of one window, with a learnt bias for each head and relative position.
 
-    ``[B, *S, C] -> [B, *S, C]``. Along an axis no longer than a window there is one window, of its length. Other axes
-    are filled up to whole windows, and ``shifted`` windows lie half a window further on and meet around the border;
-    what is filled up, and what met around the border, is not attended to.
+    ``[B, *S, C] -> [B, *S, C]``. Along an axis there are as few windows as there can be, all of one length: two of 3
+    voxels for 5 or 6. What they lack is filled up, and ``shifted`` windows lie half a window further on and meet around
+    the border; what is filled up, and what met around the border, is not attended to.
     """
 
     def __init__(self, channels: int, dims: int, shifted: bool) -> None:
@@ -101,14 +102,14 @@ class WindowAttention(nn.Module):
 class Windows:
     """How an image of one size is cut into windows.
 
-    size: of the image. window: voxels per axis, no more than the image has. padded: size filled up to whole windows.
+    size: of the image. window: voxels per axis, at most as told. padded: size filled up to whole windows.
     shift: by how much the filled-up image is rolled back. count: number of windows. apart: whether some voxels of a
     window may not see each other.
     """
 
     def __init__(self, size: Sequence[int], window: int, shifted: bool) -> None:
         self.size, self.axes = tuple(size), tuple(range(1, len(size) + 1))
-        self.window = [min(window, n) for n in size]
+        self.window = [even_share(n, window) for n in size]
         self.padded = [-(-n // w) * w for n, w in zip(size, self.window, strict=True)]
         self.shift = [w // 2 if shifted and p > w else 0 for w, p in zip(self.window, self.padded, strict=True)]
         self.count = math.prod(p // w for p, w in zip(self.padded, self.window, strict=True))
@@ -140,6 +141,11 @@ class Windows:
         tokens = cut(side, self.window)[0, :, :, 0]  # [W, N]
         apart = tokens[:, :, None] != tokens[:, None]
         return torch.zeros(apart.shape, device=device).masked_fill(apart, -torch.inf)
+
+
+def even_share(size: int, most: int) -> int:
+    """Voxels of each of the fewest parts of at most ``most`` that cover ``size`` of them."""
+    return -(-size // -(-size // most))
 
 
 def cut(x: Tensor, window: Sequence[int]) -> Tensor:
