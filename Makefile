@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: demo test lint clean
-.PHONY: bench-hippocampus bench-left-atrium bench-screen-hippocampus bench-ablation bench-modalities
+.PHONY: bench-hippocampus bench-left-atrium bench-screen-hippocampus bench-ablation bench-slots bench-modalities
 .PHONY: bench-throughput bench-memory bench-metrics bench-localisation
 .DEFAULT_GOAL := test
 
@@ -64,6 +64,9 @@ bench-ablation: $(READY)
 	  --minutes 5 --clock processor --threads 1 --score benchmarks/splits/hippocampus_validation.txt \
 	  --without benchmarks/splits/hippocampus_test.txt --results benchmarks/results --work benchmarks/runs \
 	  --docs docs/attention.md
+
+bench-slots: $(READY)
+	$(BIN)/foveate bench slots --threads 1 --docs docs/attention.md
 
 bench-throughput: $(READY)
 	$(BIN)/python benchmarks/throughput.py

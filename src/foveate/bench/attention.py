@@ -212,6 +212,7 @@ def peak_mib(call: Callable[[], object], device: torch.device) -> float:
         call()
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - held) / 2**20
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its profiler tells stderr whenever it starts and stops
     with torch.autograd.profiler.profile(profile_memory=True, use_cpu=True) as profile:
         call()
     assert profile.kineto_results is not None

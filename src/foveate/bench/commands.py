@@ -172,6 +172,32 @@ def attention(
     typer.echo(bench.attention(settings, typer.echo))
 
 
+@app.command("slots")
+def slots(
+    blocks: Annotated[str, typer.Option(help="Separated by commas; or all.")] = "all",
+    patch: Annotated[str, typer.Option(help="Sides of an image, separated by commas.")] = "40,56,40",
+    batch: Annotated[int, typer.Option(help="Images of a step.")] = 2,
+    widths: Annotated[str, typer.Option(help="Channels of each stage, separated by commas.")] = "16,32,64,128",
+    threads: Threads = None,
+    device: Device = "cpu",
+    docs: Docs = None,
+    section: Annotated[str, typer.Option(help="Of that page.")] = "slot-cost",
+) -> None:
+    """Seconds and memory of every attention block where it usually sits in the U-Net, beside a convolution."""
+    from foveate.bench import slots as bench
+
+    settings = bench.Settings(
+        blocks=_names(blocks),
+        patch=_numbers("--patch", patch),
+        batch=batch,
+        widths=_numbers("--widths", widths),
+        threads=threads,
+        device=device,
+        docs=(docs, section) if docs else None,
+    )
+    typer.echo(bench.slots(settings, typer.echo))
+
+
 def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
