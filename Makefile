@@ -61,9 +61,9 @@ bench-screen-hippocampus: $(READY)
 BLOCKS ?= all
 bench-ablation: $(READY)
 	$(BIN)/foveate bench ablation $(DATA)/hippocampus --classes anterior=1,posterior=2 --blocks $(BLOCKS) \
-	  --minutes 5 --clock processor --threads 1 --score benchmarks/splits/hippocampus_validation.txt \
+	  --minutes 3 --clock processor --threads 1 --score benchmarks/splits/hippocampus_validation.txt \
 	  --without benchmarks/splits/hippocampus_test.txt --results benchmarks/results --work benchmarks/runs \
-	  --docs docs/attention.md
+	  --seeds $(SEEDS) --docs docs/attention.md
 
 bench-slots: $(READY)
 	$(BIN)/foveate bench slots --threads 1 --docs docs/attention.md

@@ -7,11 +7,12 @@ import pytest
 from made import ids, row
 
 from foveate.attention import ATTENTION
-from foveate.bench.ablation import Ablation, ablation, render_ablation
+from foveate.bench.ablation import Ablation, ablation, judge, render_ablation
 from foveate.bench.rows import append_row
 from foveate.bench.runs import Bench, split_variant, variant
 from foveate.config import AttentionSlots, load_config
 from foveate.errors import InputError
+from foveate.metrics.bootstrap import Estimate
 
 
 def settings(tmp_path: Path, **more: Any) -> Ablation:
@@ -64,6 +65,16 @@ def test_table_pairs_a_block_with_nothing_and_with_its_convolution(tmp_path: Pat
     assert found["squeeze_excite", "supervised"] == ("-0.0100 (-0.0100 to -0.0100)", "-")
     assert found["gate", "mean_teacher"][0].startswith("-0.0500 (")
     assert "--blocks all" in render_ablation(rows) or "--blocks gate,squeeze_excite" in render_ablation(rows)
+
+
+def test_a_block_earns_its_place_by_three_seeds_ahead_of_none_and_of_its_convolution() -> None:
+    ahead, level, behind = Estimate(0.02, 0.01, 0.03), Estimate(0.0, -0.01, 0.01), Estimate(-0.02, -0.03, -0.01)
+    assert judge(ahead, ahead, 3) == "earns its place"
+    assert judge(ahead, ahead, 2).startswith("ahead of none, on fewer")
+    for control in (level, behind, None):
+        assert judge(ahead, control, 3) == "ahead of none, not of its convolution"
+    assert judge(level, ahead, 3) == "no difference shown"
+    assert judge(behind, ahead, 3) == "worse than none"
 
 
 def test_the_table_and_its_picture_need_the_rows_alone(tmp_path: Path) -> None:

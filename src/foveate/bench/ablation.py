@@ -39,6 +39,8 @@ _COARSE = "spp non_local position channel criss_cross axial linear external wind
 USUAL = {"gate": "skip", "aff": "skip", **dict.fromkeys(_COARSE.split(), "bottleneck")}
 """Where a block usually sits in published networks; those that are not named here follow every encoder stage."""
 
+SEEDS = 3  # before a block may be called better
+
 
 @dataclass(frozen=True)
 class Ablation(Settings):
@@ -123,15 +125,20 @@ def render_ablation(rows: Sequence[Row]) -> str:
         return "Not measured yet."
     groups = group_rows(rows)
     header = ["block", "slot", "method", "seeds", "Dice (95%)", "difference to none (95%)"]
-    header += ["difference to its convolution (95%)", "steps", "training min", "peak MiB"]
+    header += ["difference to its convolution (95%)", "so", "steps", "training min", "peak MiB"]
     cells = [
-        _cells("none", "-", name, group, "-", "-") for (_, name), group in groups.items() if not split_variant(name)[1]
+        _cells("none", "-", name, group, "-", "-", "-")
+        for (_, name), group in groups.items()
+        if not split_variant(name)[1]
     ]
     for line in _lines(rows):
         labels = next(iter(line.group.values()))["labels"]
         control = groups.get((labels, variant(line.method, line.slot, PREFIX + line.block)))
-        against = cell(paired(line.group, control), "+.4f") if control else "-"
-        cells.append(_cells(line.block, line.slot, line.method, line.group, cell(line.difference, "+.4f"), against))
+        over_control = paired(line.group, control) if control else None
+        against = cell(over_control, "+.4f") if over_control else "-"
+        verdict = judge(line.difference, over_control, len(line.group))
+        shown = cell(line.difference, "+.4f")
+        cells.append(_cells(line.block, line.slot, line.method, line.group, shown, against, verdict))
     about = (
         f"{len(rows[0]['cases'])} cases are scored. Intervals: bootstrap 95% over patients; differences are paired by "
         "case and seed. With one seed an interval holds the spread between cases alone, and two trainings that differ "
@@ -141,9 +148,23 @@ def render_ablation(rows: Sequence[Row]) -> str:
     return "\n\n".join([markdown_table(header, cells), about, origin(rows, _command(rows))])
 
 
-def _cells(block: str, slot: str, method: str, group: Group, difference: str, against: str) -> list[str]:
+def judge(over_none: Estimate, over_convolution: Estimate | None, seeds: int) -> str:
+    """What a block's differences say, in words. A block earns its place by three seeds, ahead of none and of its
+    convolution by more than the intervals."""
+    if over_none.high < 0:
+        return "worse than none"
+    if not over_none.low > 0:
+        return "no difference shown"
+    if seeds < SEEDS:
+        return f"ahead of none, on fewer than {SEEDS} seeds"
+    if over_convolution is None or not over_convolution.low > 0:
+        return "ahead of none, not of its convolution"
+    return "earns its place"
+
+
+def _cells(block: str, slot: str, method: str, group: Group, difference: str, against: str, verdict: str) -> list[str]:
     peak = max(float(row["peak_rss_mb"]) for row in group.values())
-    cells = [block, slot, method, str(len(group)), cell(mean_dice(group), ".4f", ".3f"), difference, against]
+    cells = [block, slot, method, str(len(group)), cell(mean_dice(group), ".4f", ".3f"), difference, against, verdict]
     return [*cells, f"{mean(group, 'steps'):.0f}", f"{training_minutes(group):.1f}", f"{peak:.0f}"]
 
 
