@@ -75,6 +75,7 @@ def test_a_block_earns_its_place_by_three_seeds_ahead_of_none_and_of_its_convolu
         assert judge(ahead, control, 3) == "ahead of none, not of its convolution"
     assert judge(level, ahead, 3) == "no difference shown"
     assert judge(behind, ahead, 3) == "worse than none"
+    assert judge(behind, ahead, 1).startswith("behind none, on fewer")
 
 
 def test_the_table_and_its_picture_need_the_rows_alone(tmp_path: Path) -> None:

@@ -81,9 +81,9 @@ def _show(settings: Settings) -> str:
     if not rows:
         return text
     picture = settings.results / f"{settings.dataset}-ablation-{settings.shared.name}.png"
-    differences = {
-        f"{method}: {block} ({slot})": paired(group, base) for method, slot, block, group, base in _lines(rows)
-    }
+    lines = _lines(rows)
+    several = len({line.method for line in lines}) > 1
+    differences = {f"{line.method}: " * several + f"{line.block} ({line.slot})": line.difference for line in lines}
     if differences:
         write_forest(differences, settings.dataset, "Dice with the block minus Dice without it", picture)
     if settings.docs:
@@ -151,12 +151,12 @@ def render_ablation(rows: Sequence[Row]) -> str:
 def judge(over_none: Estimate, over_convolution: Estimate | None, seeds: int) -> str:
     """What a block's differences say, in words. A block earns its place by three seeds, ahead of none and of its
     convolution by more than the intervals."""
-    if over_none.high < 0:
-        return "worse than none"
-    if not over_none.low > 0:
+    if not (over_none.low > 0 or over_none.high < 0):
         return "no difference shown"
     if seeds < SEEDS:
-        return f"ahead of none, on fewer than {SEEDS} seeds"
+        return f"{'ahead of' if over_none.low > 0 else 'behind'} none, on fewer than {SEEDS} seeds"
+    if over_none.high < 0:
+        return "worse than none"
     if over_convolution is None or not over_convolution.low > 0:
         return "ahead of none, not of its convolution"
     return "earns its place"

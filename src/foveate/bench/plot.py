@@ -112,7 +112,7 @@ def write_forest(estimates: Mapping[str, Estimate], title: str, label: str, path
     axes.set_yticks(range(len(estimates)), list(estimates))
     axes.set_ylim(len(estimates) - 0.4, -0.6)
     axes.set_title(title, color=INK, loc="left", fontsize=10.5)
-    axes.set_xlabel(f"{label} (bars: 95% interval over patients)", color=INK, fontsize=9)
+    axes.set_xlabel(f"{label}\n(bars: 95% interval over patients)", color=INK, fontsize=9)
     axes.tick_params(colors=INK, labelsize=9)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
