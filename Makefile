@@ -57,7 +57,7 @@ bench-screen-hippocampus: $(READY)
 	  --minutes 10 --clock processor --threads 1 --score benchmarks/splits/hippocampus_validation.txt \
 	  --without benchmarks/splits/hippocampus_test.txt $(PLACES) --section hippocampus-validation
 
-# Every attention block, screened on the same cases as the methods.
+# Every attention block, screened on the same cases as the methods: SEEDS=1 first, and BLOCKS=... of those that lead.
 BLOCKS ?= all
 bench-ablation: $(READY)
 	$(BIN)/foveate bench ablation $(DATA)/hippocampus --classes anterior=1,posterior=2 --blocks $(BLOCKS) \

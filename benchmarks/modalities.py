@@ -138,7 +138,7 @@ def main() -> None:
     train = read_ids(data_folder("hippocampus") / f"labelled_{LABELLED}.txt")
     cases = read_ids(ROOT / "benchmarks" / "splits" / "hippocampus_test.txt")[: options.cases]
     bound = {"steps": options.steps} if options.steps else {"minutes": options.minutes}
-    trained = " ".join(f"{value:g} {unit}" for unit, value in bound.items())
+    trained = f"{options.steps} steps" if options.steps else f"{options.minutes:g} processor minutes"
     torch.set_num_threads(1)
     name = f"{'-'.join(modalities)} {trained} seed {options.seed}".replace(" ", "-")
     data = write_cohort(RUNS / "modalities" / name / "data", train, modalities)
@@ -160,7 +160,7 @@ def main() -> None:
             rows.append((" + ".join(part), *map(shown, found.values()), shown(difference)))
             print(*rows[-1], sep=", ", flush=True)
     header = ("modalities present", "fusion_unet", "unet, the mean in place of the missing", "difference, paired")
-    text = f"""{len(train)} labelled cases, {trained} of the processor for each network, {len(cases)} test cases; mean
+    text = f"""{len(train)} labelled cases, {trained} for each network, {len(cases)} test cases; mean
 Dice of two classes, 95% intervals over cases (training runs: one each). Modalities are simulated from one scan: see
 the script for what that is not.
 

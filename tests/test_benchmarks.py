@@ -42,8 +42,8 @@ def test_time_in_which_a_side_is_stopped_is_not_its_own() -> None:
     script = "import time\nprint('{}')\nwhile True:\n    print('step', flush=True)\n    time.sleep(0.02)"
     with throughput.running({"side": [sys.executable, "-c", script]}, {}) as (side,):
         time.sleep(1.5)
-        turn = side.steps(5)
-    assert 0.01 < turn.wall < 0.2
+        turn = side.steps(50)  # enough that a moment in which nobody read their first line is lost among them
+    assert 0.02 <= turn.wall < 0.2
     assert turn.processor < 0.02
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from foveate.attention import ATTENTION
 from foveate.attention.matched import PREFIX
+from foveate.bench.attention import block_names
 from foveate.bench.label_efficiency import Settings, check_methods, do_runs
 from foveate.bench.page import markdown_table, write_section
 from foveate.bench.plot import write_forest
@@ -32,8 +33,6 @@ from foveate.bench.table import (
     setting_of,
     training_minutes,
 )
-from foveate.errors import refuse
-from foveate.text import closest
 
 _COARSE = "spp non_local position channel criss_cross axial linear external window neighbourhood deformable epa"
 USUAL = {"gate": "skip", "aff": "skip", **dict.fromkeys(_COARSE.split(), "bottleneck")}
@@ -56,12 +55,7 @@ class Ablation(Settings):
 
     def variants(self) -> list[str]:
         """The name of every method, without a block and with each. Raises InputError for an unknown block."""
-        named = list(ATTENTION) if list(self.blocks) == ["all"] else list(self.blocks)
-        for name in named:
-            if name not in ATTENTION:
-                raise refuse(
-                    "--blocks", "block", name, f"all, or one of {', '.join(ATTENTION)}", closest(name, ATTENTION)
-                )
+        named = block_names(self.blocks)
         placed = [(USUAL.get(name, "encoder"), block) for name in named for block in (name, PREFIX + name)]
         if not self.convolutions:
             placed = [(slot, block) for slot, block in placed if not block.startswith(PREFIX)]

@@ -12,13 +12,14 @@ block takes.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -90,12 +91,8 @@ def attention(settings: Settings, told: Callable[[str], object] = print) -> str:
     from foveate.bench.attention_page import render, write_plot
 
     names = check(settings)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(settings.threads or cores())
+    with torch_threads(settings.threads):
         points = measure_all(settings, names, told)
-    finally:
-        torch.set_num_threads(threads)
     stem = settings.results / f"attention-{settings.device.replace(':', '')}"
     write_points(points, stem.with_suffix(".csv"))
     text = render(points, settings)
@@ -111,22 +108,44 @@ def attention(settings: Settings, told: Callable[[str], object] = print) -> str:
     return text
 
 
+@contextlib.contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """torch computes with so many threads, by default as many as there are cores, and then with those of before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def check(settings: Settings) -> list[str]:
     """The blocks in full. Raises InputError."""
-    if settings.docs:
-        check_section(settings.docs[1], settings.docs[0])
-    if pick_device(settings.device).type not in ("cpu", "cuda"):
-        raise refuse("--device", "device", settings.device, "cpu or gpu", "Memory is counted on these two alone.")
-    names = list(ATTENTION) if list(settings.blocks) == ["all"] else list(settings.blocks)
-    for name in names:
-        if name not in ATTENTION:
-            raise refuse("--blocks", "block", name, f"all, or one of {', '.join(ATTENTION)}", closest(name, ATTENTION))
+    names = check_shared(settings.blocks, settings.device, settings.docs)
     for option, sides in (("--cubes", settings.cubes), ("--squares", settings.squares)):
         if list(sides) != sorted(set(sides)) or min(sides, default=1) < 1:
             raise refuse(option, "sides", list(sides), "numbers from 1 on, each larger than the last", "Sort them.")
     for option, number in (("--channels", settings.channels), ("--bound", settings.bound)):
         if not (math.isfinite(number) and number > 0):
             raise refuse(option, "number", number, "a number above 0", "Correct it.")
+    return names
+
+
+def check_shared(blocks: Sequence[str], device: str, docs: tuple[Path, str] | None) -> list[str]:
+    """The blocks in full, once device and page are known to be of use. Raises InputError."""
+    if docs:
+        check_section(docs[1], docs[0])
+    if pick_device(device).type not in ("cpu", "cuda"):
+        raise refuse("--device", "device", device, "cpu or gpu", "Memory is counted on these two alone.")
+    return block_names(blocks)
+
+
+def block_names(blocks: Sequence[str]) -> list[str]:
+    """Names of ATTENTION, all of them for ``all`` alone. Raises InputError for an unknown one."""
+    names = list(ATTENTION) if list(blocks) == ["all"] else list(blocks)
+    for name in names:
+        if name not in ATTENTION:
+            raise refuse("--blocks", "block", name, f"all, or one of {', '.join(ATTENTION)}", closest(name, ATTENTION))
     return names
 
 

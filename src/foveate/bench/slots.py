@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,21 +19,28 @@ from foveate.attention.matched import MatchedConvolution, parameters_of
 from foveate.bench import attention
 from foveate.bench.ablation import USUAL
 from foveate.bench.machine import commit, cores, machine
-from foveate.bench.page import check_section, markdown_table, write_section
+from foveate.bench.page import markdown_table, write_section
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
 from foveate.networks.unet import UNet
 from foveate.predict.device import pick_device
 
+BOUND = 10.0  # seconds, of which each measurement takes up to a quarter
+
 
 @dataclass(frozen=True)
-class Settings(attention.Settings):
-    """What the command was told. patch: voxels per axis. widths: channels per stage; every stage halves the grid."""
+class Settings:
+    """What the command was told. patch: voxels per axis. widths: channels per stage; every stage but the first halves
+    the grid. docs: page and the name of its section."""
 
+    blocks: Sequence[str] = ("all",)
     patch: Sequence[int] = (40, 56, 40)
     batch: int = 2
     widths: Sequence[int] = (16, 32, 64, 128)
+    threads: int | None = None
+    device: str = "cpu"
+    docs: tuple[Path, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,17 +59,13 @@ class Cost:
 def slots(settings: Settings, told: Callable[[str], object] = print) -> str:
     """Measure and return the table in Markdown. Raises InputError for settings that cannot be used."""
     names = check(settings)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(settings.threads or cores())
+    costs = []
+    with attention.torch_threads(settings.threads):
         step = network_seconds(settings)
         told(f"network without a block: {step:.3f} s a step")
-        costs = []
         for name in names:
             costs.append(cost := measure_block(name, settings))
             told(f"{name} ({cost.slot}): {cost.seconds:.4f} s, convolution {cost.plain_seconds:.4f} s")
-    finally:
-        torch.set_num_threads(threads)
     text = render(costs, step, settings)
     if settings.docs:
         write_section(settings.docs[1], text, settings.docs[0])
@@ -70,8 +74,6 @@ def slots(settings: Settings, told: Callable[[str], object] = print) -> str:
 
 def check(settings: Settings) -> list[str]:
     """The blocks in full. Raises InputError."""
-    if settings.docs:
-        check_section(settings.docs[1], settings.docs[0])
     if min(settings.widths, default=0) < 1:
         raise refuse(
             "--widths", "numbers", list(settings.widths), "one number from 1 on for each stage", "Correct them."
@@ -81,7 +83,7 @@ def check(settings: Settings) -> list[str]:
         raise refuse("--patch", "sides", list(settings.patch), f"two or three multiples of {least}", "Correct them.")
     if settings.batch < 1:
         raise refuse("--batch", "number", settings.batch, "1 or more", "Correct it.")
-    return attention.check(settings)
+    return attention.check_shared(settings.blocks, settings.device, settings.docs)
 
 
 def places(slot: str, settings: Settings) -> Iterator[tuple[int, ...]]:
@@ -103,7 +105,7 @@ def measure_block(name: str, settings: Settings) -> Cost:
         plain = MatchedConvolution(shape[1], dims, parameters_of(block)).to(device)
         for number, (module, inputs) in enumerate([(block, getattr(block, "inputs", 1)), (plain, 1)]):
             images = [torch.randn(shape, device=device) for _ in range(inputs)]
-            forward, backward, _, peak = attention.measure(module, images, settings.bound)
+            forward, backward, _, peak = attention.measure(module, images, BOUND)
             seconds[number] += forward + backward
             peaks[number] = max(peaks[number], peak)
     return Cost(name, slot, parameters, *seconds, *peaks)
@@ -129,7 +131,7 @@ def network_seconds(settings: Settings) -> float:
     """Seconds of forward and backward of the network without a block."""
     device = pick_device(settings.device)
     image = torch.randn(settings.batch, 1, *settings.patch, device=device)
-    return sum(attention.measure(network(settings, NetworkConfig()).to(device), [image], settings.bound)[:2])
+    return sum(attention.measure(network(settings, NetworkConfig()).to(device), [image], BOUND)[:2])
 
 
 def render(costs: Sequence[Cost], step: float, settings: Settings) -> str:
