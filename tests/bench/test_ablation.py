@@ -41,7 +41,7 @@ def test_each_block_runs_in_a_slot_that_there_is_beside_nothing_and_its_convolut
 
 
 def test_a_variant_is_the_method_with_a_block_in_the_network(tmp_path: Path) -> None:
-    bench = Bench("toy", None, None, "", 1, "cpu", "wall", {}, tmp_path, "abc")  # type: ignore[arg-type]  # neither is read
+    bench = Bench("toy", None, None, "", 1, "cpu", "wall", {}, tmp_path, tmp_path)  # type: ignore[arg-type]  # neither is read
     command = [str(part) for part in bench._train(variant("mean_teacher", "skip", "gate"), tmp_path, None, 0)]
     assert command[command.index("--method") + 1] == "mean_teacher"
     sets = [command[place + 1] for place, part in enumerate(command) if part == "--set"]

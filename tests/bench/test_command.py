@@ -55,7 +55,8 @@ def test_killed_while_training_it_goes_on_to_its_one_row(tmp_path: Path) -> None
     scores = json.loads((run / "benchmark" / "scores.json").read_text())
     assert float(found["dice"]) == pytest.approx(scores["dice"], abs=1e-5)
     assert float(found["dice_front"]) == pytest.approx(scores["dice/front"], abs=1e-5)
-    assert files(results) == {"toy.csv", "toy_cases", "toy-held-0.3min-1t-cpu.png"}, "and no lock"
+    kept = {"toy.csv", "toy_cases", "toy-held-0.3min-1t-cpu.png", "toy-held-1t-cpu.plan.json"}
+    assert files(results) == kept, "and no lock"
     assert "| 2 | supervised | 1 |" in page.read_text()
     assert "results/toy-held-0.3min-1t-cpu.png" in page.read_text()
 
@@ -101,10 +102,9 @@ def prepared(tmp_path: Path, **of_the_row: Any) -> Path:
     """Four cases of which c3 is scored, a plan, and a row of another run; returns the folder of the scans."""
     data = dataset(tmp_path / "toy", 4)
     ids(tmp_path / "held.txt", "c3")
-    plan = tmp_path / "work" / "toy" / "held" / "plan-2t-cpu.json"
+    plan = tmp_path / "results" / "toy-held-2t-cpu.plan.json"
     plan.parent.mkdir(parents=True)
     plan.write_text(json.dumps({"dims": 3, "spacing": [1, 1, 1], "patch": [8, 8, 8], "batch": 2, "widths": [4, 8]}))
-    (tmp_path / "results").mkdir()
     there = {"scored": "held", "labels": "2", "train_cases": "3", "cases": ONE_CASE}
     append_row(tmp_path / "results" / "toy.csv", row(**there | of_the_row))
     return data

@@ -64,6 +64,12 @@ class Settings:
         return self.results / f"{self.dataset}.csv"
 
     @property
+    def plan(self) -> Path:
+        """Beside the rows, so that who goes on from them on another machine trains in batches of the same size."""
+        shared = self.shared
+        return self.file.with_name(f"{self.file.stem}-{shared.scored}-{shared.threads}t-{shared.device}.plan.json")
+
+    @property
     def shared(self) -> Setting:
         return Setting(self.score.stem, self.minutes, self.threads or cores(), self.device, self.clock)
 
@@ -140,7 +146,9 @@ def _run(settings: Settings, left: Sequence[Run], rows: Sequence[Row], told: Cal
     shared = settings.shared
     work = (settings.work / settings.dataset / shared.scored).resolve()
     peers = {name: adapter.resolve() for name, adapter in settings.peers.items()}
-    bench = Bench(settings.dataset, pools, draws, without, shared.threads, shared.device, shared.clock, peers, work)
+    bench = Bench(
+        settings.dataset, pools, draws, without, shared.threads, shared.device, shared.clock, peers, work, settings.plan
+    )
     bench.build(min(settings.labels))
     plans = {row["plan"] for row in shared.rows(rows) if not row["method"].startswith(PEER)} - {bench.plan_line}
     if plans:

@@ -21,6 +21,7 @@ from foveate.bench.table import BASELINE, Setting
 from foveate.bench.usage import Usage, measure, read_usage
 from foveate.engine.lock import Lock
 from foveate.errors import FoveateError, InputError
+from foveate.files import write_atomic
 
 PEER = "peer:"
 """Before the name of a method that another project's adapter trains."""
@@ -120,7 +121,8 @@ class Bench:
     """What all runs share: the data and the folders.
 
     dataset: its name. without: name of the list of cases left out, or "". peers: adapter by name. commit: of the code
-    that runs. work: holds the two datasets, the plan, and a folder for each run below that of the commit.
+    that runs. work: holds the two datasets, and a folder for each run below that of the commit. plan: file of the plan,
+    made once and given to every run, so that all train the same network. It fits the threads and the device.
     """
 
     dataset: str
@@ -132,6 +134,7 @@ class Bench:
     clock: str
     peers: Mapping[str, Path]
     work: Path
+    plan: Path
     commit: str = field(default_factory=commit)
 
     def build(self, smallest: int) -> None:
@@ -143,11 +146,6 @@ class Bench:
                 self._make_plan(smallest)
 
     @property
-    def plan(self) -> Path:
-        """Made once and given to every run, so that all train the same network. It fits the threads and the device."""
-        return self.work / f"plan-{self.threads}t-{self.device}.json"
-
-    @property
     def plan_line(self) -> str:
         return describe(json.loads(self.plan.read_text(encoding="utf-8")))
 
@@ -156,7 +154,8 @@ class Bench:
         folder = self.work / "planning"
         shutil.rmtree(folder, ignore_errors=True)
         self._call(self.work / "planning.log", *self._train(BASELINE, folder, labels, 0), "--steps", "1")
-        folder.joinpath("plan.json").replace(self.plan)
+        self.plan.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.plan, folder.joinpath("plan.json").read_bytes())
         shutil.rmtree(folder)
 
     def execute(self, run: Run) -> Row:
