@@ -2,7 +2,8 @@
 
 Sources: Figueroa et al., "Predicting sample size required for classification performance", BMC Medical Informatics and
 Decision Making 2012 (inverse power law); Bates & Watts, "Nonlinear regression analysis", 1988, chapter 6 (profile
-intervals). Departures: every run weighs the same; the bounds a <= 1, b >= 0 and the range of c are kept throughout.
+intervals); Bahri et al., "Explaining neural scaling laws", PNAS 2024 (errors fall no faster than 1 / n once labels are
+many). Departures: every run weighs the same; the bounds a <= 1, b >= 0 and the range of c are kept throughout.
 The interval is of the curve over draws of labels and seeds, on the test cases that the runs were judged by; it knows
 nothing of other test cases, nor of a curve that is no power law.
 """
@@ -19,7 +20,8 @@ from scipy import optimize, stats
 FEWEST = 3  # different numbers of labels, because the curve has three parameters
 LEVEL = 0.95
 FARTHEST = 1e6  # times the largest number of labels: beyond it nothing is told apart from never
-POWERS = np.geomspace(0.02, 5, 240)  # exponents c that are tried
+# Exponents c that are tried. Above 1 a curve that flattens by chance over few labels would be at its level already.
+POWERS = np.geomspace(0.02, 1, 240)
 
 
 @dataclass(frozen=True)
