@@ -163,3 +163,19 @@ def test_for_one_number_of_labels_the_plot_has_a_line_for_each_difference(tmp_pa
     assert {name.split(",")[0] for name in drawn} == {"supervised", "w", "b"}
     assert drawn["b"].value == pytest.approx(0.1)
     assert drawn["w"].value == pytest.approx(-0.1)
+
+
+def test_a_line_for_each_difference_too_where_most_methods_have_one_number_of_labels(
+    tmp_path: Any, monkeypatch: Any
+) -> None:
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr("foveate.bench.plot.write_forest", lambda estimates, *_: drawn.update(estimates))
+    dices = [("supervised", "4", 0.5), ("supervised", "8", 0.6), ("w", "4", 0.4), ("b", "8", 0.9)]
+    write_plot([with_dice({"a": d, "b": d}, method=m, labels=n) for m, n, d in dices], tmp_path / "x.png")
+    assert {name: each.value for name, each in drawn.items()} == pytest.approx(
+        {"4 labels: w": -0.1, "8 labels: b": 0.3}
+    ), "each against the baseline with as many labels"
+    drawn.clear()
+    dices.append(("w", "8", 0.7))
+    write_plot([with_dice({"a": d, "b": d}, method=m, labels=n) for m, n, d in dices], tmp_path / "x.png")
+    assert not drawn, "two methods of three have curves"

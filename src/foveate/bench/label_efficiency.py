@@ -187,7 +187,7 @@ def _show(settings: Settings) -> str:
         if settings.docs:
             page, section = settings.docs
             link = Path(os.path.relpath(picture.resolve(), page.resolve().parent)).as_posix()
-            write_section(section, f"{text}\n\n![Dice against the number of labels]({link})", page)
+            write_section(section, f"{text}\n\n![Dice by method and number of labels]({link})", page)
     elif settings.docs:
         write_section(settings.docs[1], text, settings.docs[0])
     return text

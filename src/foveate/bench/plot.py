@@ -1,4 +1,4 @@
-"""Dice against the number of labels, a line per method, the ceiling dashed; for one number, differences alone."""
+"""Dice against the number of labels, a line per method, the ceiling dashed; without curves, differences alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SPREAD = 0.6  # of the way from one number of labels to the next: intervals of 
 def write_plot(rows: Sequence[Row], path: Path) -> None:
     """Draw the rows of one setting (see ``table.Setting``) into a PNG file.
 
-    Where there is a single number of labels, which makes no curve, paired differences to the baseline, the best first.
+    Where most methods have a single number of labels, which makes no curve, paired differences to the baseline.
     """
     found = group_rows(rows)
     if differences := _differences(found, rows[0]["train_cases"]):
@@ -77,17 +77,28 @@ def _seeds(groups: Mapping[Key, Group], method: str) -> str:
 
 
 def _differences(groups: Mapping[Key, Group], train_cases: str) -> dict[str, Estimate]:
-    """Method -> its difference to the baseline, the best first; {} where there are several numbers of labels."""
-    counts = {labels for labels, _ in groups if labels != ALL}
-    baseline = groups.get((counts.pop(), BASELINE)) if len(counts) == 1 else None
-    if baseline is None:
+    """Paired differences to the baseline with as many labels, by name, of each number of labels the best first.
+
+    {} where most methods have several numbers of labels, which make curves.
+    """
+    counts: dict[str, set[int]] = {}
+    for labels, method in groups:
+        if labels != ALL:
+            counts.setdefault(method, set()).add(int(labels))
+    every = set().union(*counts.values())
+    if len(every) > 1 and 2 * sum(len(found) > 1 for found in counts.values()) > len(counts):
         return {}
-    found = {
-        method if labels != ALL else f"{method}, all {train_cases} labels": paired(group, baseline)
-        for (labels, method), group in groups.items()
-        if group is not baseline and group.keys() & baseline.keys()
-    }
-    return dict(sorted(found.items(), key=lambda item: -item[1].value))
+    rows: dict[str, Estimate] = {}
+    for count in sorted(every):
+        baseline = groups.get((str(count), BASELINE), {})
+        found = {
+            method if labels != ALL else f"{method}, all {train_cases} labels": paired(group, baseline)
+            for (labels, method), group in groups.items()
+            if labels in (ALL, str(count)) and group is not baseline and group.keys() & baseline.keys()
+        }
+        for name, difference in sorted(found.items(), key=lambda item: -item[1].value):
+            rows[name if len(every) == 1 else f"{count} labels: {name}"] = difference
+    return rows
 
 
 def write_forest(estimates: Mapping[str, Estimate], title: str, label: str, path: Path) -> None:
@@ -111,7 +122,7 @@ def write_forest(estimates: Mapping[str, Estimate], title: str, label: str, path
         axes.errorbar([each.value], [place], xerr=ends, color=COLOURS[0], marker="o", ms=5, lw=1.4, capsize=2.5)
     axes.set_yticks(range(len(estimates)), list(estimates))
     axes.set_ylim(len(estimates) - 0.4, -0.6)
-    axes.set_title(title, color=INK, loc="left", fontsize=10.5)
+    figure.suptitle(title, x=0.02, ha="left", color=INK, fontsize=10.5)
     axes.set_xlabel(f"{label}\n(bars: 95% interval over patients)", color=INK, fontsize=9)
     axes.tick_params(colors=INK, labelsize=9)
     for side, spine in axes.spines.items():
