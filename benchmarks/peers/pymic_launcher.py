@@ -1,8 +1,11 @@
-"""Runs a command of PyMIC in PyMIC's environment, on a CPU too: pymic_launcher.py train|predict cpu|cuda ARGUMENTS.
+"""Runs a command of PyMIC in PyMIC's environment, on a CPU too:
+
+    pymic_launcher.py train|predict cpu|cuda wall|processor ARGUMENTS
 
 PyMIC 0.6.2 names "cuda:N" as the device of every network, so on a CPU it gets a ``torch`` whose devices are the CPU. It
 also imports torchvision, whose wheel asks for another build of torch than the CPU's: its Python code loads once two of
-its operators, which PyMIC does not use, have a name. Nothing that computes is touched.
+its operators, which PyMIC does not use, have a name. The times that it logs are those of the clock that is named. Nothing
+that computes is touched.
 """
 
 import importlib
@@ -25,6 +28,16 @@ class TorchOnCpu:
         return torch.device("cpu")
 
 
+class ProcessorTime:
+    """``time``, in which passes what the processor worked, per thread."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def time(self) -> float:
+        return sum(os.times()[:4]) / self.threads
+
+
 def load_torchvision() -> None:
     """Import torchvision, without its compiled operators where they do not load."""
     try:
@@ -38,11 +51,15 @@ def load_torchvision() -> None:
 
 
 def main() -> None:
-    command, device, *arguments = sys.argv[1:]
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    command, device, clock, *arguments = sys.argv[1:]
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    torch.set_num_threads(threads)
     load_torchvision()
+    agent: Any = importlib.import_module("pymic.net_run.agent_seg")
     if device == "cpu":
-        importlib.import_module("pymic.net_run.agent_seg").torch = TorchOnCpu()  # type: ignore[attr-defined]
+        agent.torch = TorchOnCpu()
+    if clock == "processor":
+        agent.time = ProcessorTime(threads)
     sys.argv = [f"pymic_{command}", *arguments]
     importlib.import_module(f"pymic.net_run.{command}").main()
 

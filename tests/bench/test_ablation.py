@@ -8,6 +8,7 @@ from made import ids, row
 
 from foveate.attention import ATTENTION
 from foveate.bench.ablation import Ablation, ablation, judge, render_ablation
+from foveate.bench.label_efficiency import check_methods
 from foveate.bench.rows import append_row
 from foveate.bench.runs import Bench, split_variant, variant
 from foveate.config import AttentionSlots, load_config
@@ -38,6 +39,8 @@ def test_each_block_runs_in_a_slot_that_there_is_beside_nothing_and_its_convolut
     ]
     with pytest.raises(InputError, match=r"gat.*expected all, or one of gate"):
         settings(tmp_path, blocks=("gat",)).variants()
+    with pytest.raises(InputError, match="methods alone"):
+        settings(tmp_path, methods=("supervised+pretrain=dbn",)).variants()
 
 
 def test_a_variant_is_the_method_with_a_block_in_the_network(tmp_path: Path) -> None:
@@ -46,6 +49,16 @@ def test_a_variant_is_the_method_with_a_block_in_the_network(tmp_path: Path) -> 
     assert command[command.index("--method") + 1] == "mean_teacher"
     sets = [command[place + 1] for place, part in enumerate(command) if part == "--set"]
     assert load_config(None, sets).network.attention == AttentionSlots(skip="gate")
+    assert "--pretrain" not in command
+
+
+def test_a_variant_may_be_pretrained(tmp_path: Path) -> None:
+    bench = Bench("toy", None, None, "", 1, "cpu", "wall", {}, tmp_path, tmp_path)  # type: ignore[arg-type]  # neither is read
+    (name,) = check_methods(settings(tmp_path, methods=("mean_teacher+pretrain=dbn",)))
+    command = [str(part) for part in bench._train(name, tmp_path, None, 0)]
+    assert command[command.index("--method") + 1] == "mean_teacher"
+    assert command[command.index("--pretrain") + 1] == "dbn"
+    assert not any("attention" in part for part in command)
 
 
 def test_table_pairs_a_block_with_nothing_and_with_its_convolution(tmp_path: Path) -> None:

@@ -166,6 +166,8 @@ def test_a_peer_is_scored_like_everybody(tmp_path: Path, recwarn: pytest.Warning
     [
         ({"methods": ["mean_techer"]}, "Did you mean 'mean_teacher'"),
         ({"methods": ["masked_autoencoder"]}, "found masked_autoencoder; expected all, or one of supervised"),
+        ({"methods": ["supervised+pretrain=dbm"]}, r"pretrain= and one of masked_autoencoder, dbn"),
+        ({"methods": ["supervised+skip"]}, r"found supervised\+skip; expected pretrain="),
         ({"labels": (0,)}, "at least one label"),
         ({"seeds": 0}, "--seeds"),
         ({"minutes": -1.0}, "--minutes"),

@@ -33,6 +33,7 @@ from foveate.bench.table import (
     setting_of,
     training_minutes,
 )
+from foveate.errors import refuse
 
 _COARSE = "spp non_local position channel criss_cross axial linear external window neighbourhood deformable epa"
 USUAL = {"gate": "skip", "aff": "skip", **dict.fromkeys(_COARSE.split(), "bottleneck")}
@@ -60,6 +61,9 @@ class Ablation(Settings):
         if not self.convolutions:
             placed = [(slot, block) for slot, block in placed if not block.startswith(PREFIX)]
         methods = check_methods(self)
+        if any(split_variant(method)[1] for method in methods):
+            found, fix = ", ".join(methods), "Leave out what follows the +."
+            raise refuse("--methods", "methods", found, "methods alone", fix)
         return [*methods, *(variant(method, slot, block) for method in methods for slot, block in placed)]
 
 

@@ -21,7 +21,7 @@ from foveate.bench.page import check_section, write_section
 from foveate.bench.plot import write_plot
 from foveate.bench.pools import Classes, Pools, read_pools
 from foveate.bench.rows import CASES, Row, read_rows
-from foveate.bench.runs import PEER, Bench, Run, left_over, list_runs, work_off
+from foveate.bench.runs import PEER, PRETRAIN, Bench, Run, left_over, list_runs, split_variant, variant, work_off
 from foveate.bench.table import BASELINE, Setting, render
 from foveate.cohort.listing import class_value
 from foveate.errors import FoveateError, refuse
@@ -32,7 +32,8 @@ from foveate.text import closest
 class Settings:
     """What the command was told; see its help for each.
 
-    methods: names of METHODS, or ``all``. peers: adapter script by name. docs: page and the name of its section.
+    methods: names of METHODS, perhaps pre-trained (``variant``), or ``all``. peers: adapter script by name.
+    docs: page and the name of its section.
     """
 
     data: Path
@@ -110,14 +111,19 @@ def do_runs(
 def check_methods(settings: Settings) -> list[str]:
     """The methods in full. Raises InputError for an unknown one, a peer without adapter and a number out of range."""
     from foveate.engine.clock import CLOCKS
-    from foveate.methods import METHODS
+    from foveate.methods import METHODS, PRETRAINING
 
     # Pre-training leaves nothing to score, and there are no boxes here to learn from.
     known = [name for name, method in METHODS.items() if method.learns_labels and not method.learns_boxes]
     named = known if list(settings.methods) == ["all"] else list(settings.methods)
     for name in named:
-        if name not in known:
-            raise refuse("--methods", "method", name, f"all, or one of {', '.join(known)}", closest(name, known))
+        method, more = split_variant(name)
+        if method not in known:
+            raise refuse("--methods", "method", name, f"all, or one of {', '.join(known)}", closest(method, known))
+        for slot, start in more.items():
+            if slot != PRETRAIN or start not in PRETRAINING:
+                expected = f"{PRETRAIN}= and one of {', '.join(PRETRAINING)} after the +"
+                raise refuse("--methods", "method", name, expected, f"Write {variant(method, PRETRAIN, 'dbn')}.")
     for name, adapter in settings.peers.items():
         if not re.fullmatch(r"[A-Za-z0-9_]+", name):
             raise refuse("--peer", "name", name, "letters, digits and _", "Write --peer nnunet=ADAPTER.py.")

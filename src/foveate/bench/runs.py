@@ -27,22 +27,28 @@ PEER = "peer:"
 """Before the name of a method that another project's adapter trains."""
 
 
+PRETRAIN = "pretrain"
+"""In the place of a slot: what the network is pre-trained by."""
+
+
 def variant(method: str, slot: str, block: str) -> str:
-    """The name of a method whose network has a block in a slot: ``supervised+skip=gate``."""
+    """The name of a method whose network has a block in a slot, ``supervised+skip=gate``, or was pre-trained,
+    ``supervised+pretrain=dbn``."""
     return f"{method}+{slot}={block}"
 
 
 def split_variant(name: str) -> tuple[str, dict[str, str]]:
-    """The method, and the block in each slot that the name gives one."""
+    """The method, and what the name puts in each slot."""
     method, *slots = name.split("+")
-    return method, dict(slot.split("=", 1) for slot in slots)
+    parts = (slot.partition("=") for slot in slots)
+    return method, {slot: block for slot, _, block in parts}
 
 
 @dataclass(frozen=True)
 class Run:
     """One training: what tells its row from the others of a dataset.
 
-    scored: name of the list of scored cases. method: perhaps with a block, as ``variant`` names it. labels: how many,
+    scored: name of the list of scored cases. method: perhaps with more, as ``variant`` names it. labels: how many,
     as text, or ``all``. seed: also the number of the draw.
     """
 
@@ -216,7 +222,7 @@ class Bench:
         command: list[str | Path] = ["train", self.work / "train", folder, "--method", method, "--seed", str(seed)]
         command += ["--device", self.device, "--set", "validation=0", "--set", f"clock={self.clock}"]
         for slot, block in slots.items():
-            command += ["--set", f"network.attention.{slot}={block}"]
+            command += ["--pretrain", block] if slot == PRETRAIN else ["--set", f"network.attention.{slot}={block}"]
         return command + (["--labelled", self._labelled(labels, seed)] if labels is not None else [])
 
     def _call(self, log: Path, *arguments: str | Path, note: Path | None = None) -> Usage:
