@@ -4,7 +4,7 @@
 
 PyMIC 0.6.2 names "cuda:N" as the device of every network, so on a CPU it gets a ``torch`` whose devices are the CPU. It
 also imports torchvision, whose wheel asks for another build of torch than the CPU's: its Python code loads once two of
-its operators, which PyMIC does not use, have a name. The times that it logs are those of the clock that is named. Nothing
+its operators, which PyMIC does not use, have a name. The times that it logs are by the clock that is named. Nothing
 that computes is touched.
 """
 
