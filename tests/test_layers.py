@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from foveate.layers import JoiningConv, instance_norm
+from foveate.layers import JoiningConv, convolve_planes, instance_norm
 
 SIZES = {2: (7, 10), 3: (5, 6, 9)}
 in_2d_and_3d = pytest.mark.parametrize("dims", [2, 3])
@@ -31,3 +31,16 @@ def test_instance_norm_is_that_of_torch(dims):
     theirs.load_state_dict(ours.state_dict())
     x = 3 + 2 * torch.randn(2, 4, *SIZES[dims])
     torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_convolution_by_planes_is_the_convolution_and_has_its_gradients():
+    layer = torch.nn.Conv3d(2, 1, 5, padding=2)
+    x = torch.randn(2, 2, 5, 6, 7, requires_grad=True)
+    wanted = layer(x)
+    seed = torch.randn_like(wanted)
+    gradients = torch.autograd.grad(wanted, [x, *layer.parameters()], seed)
+    found = convolve_planes(x, layer.weight, layer.bias)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, [x, *layer.parameters()], seed), gradients, atol=1e-4, rtol=1e-4
+    )

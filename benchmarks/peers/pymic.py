@@ -5,8 +5,9 @@ sliding window, from the latest checkpoint. A user of PyMIC writes a configurati
 default widths, mild transforms, Dice with cross-entropy, Adam with PyMIC's polynomial decay, two labelled and two
 unlabelled patches a step, and a patch of the labelled scans' median size, at most 80 x 112 x 112, as in the literature
 on the left atrium. PyMIC has no plan and trains at the scans' own resolution. It asks for validation cases: it gets the
-labelled ones, and its "best" checkpoint is not used. The number of iterations is told from those of a short first
-training, which is no part of the minutes, and the decay ends with the last of them.
+labelled ones, once, at the end, because its "best" checkpoint is not used and they take as long as many iterations. The
+number of iterations is told from those of a short first training, which is no part of the minutes, and the decay ends
+with the last of them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from foveate.errors import FoveateError
 VERSION = "0.6.2"
 UNDECLARED = ("scipy<2", "einops", "timm", "ml_collections", "monai", "imops")  # but imported
 PROBE = 6  # iterations of the first training
-VALIDATIONS = 10
 DIVISOR = 16  # of the patch: the network halves it four times
 LARGEST = (80, 112, 112)  # voxels, z y x
 CONFIGURATION = """
@@ -89,7 +89,7 @@ lr_power = 0.9
 ckpt_dir = {model}
 ckpt_prefix = model
 iter_max = {iterations}
-iter_valid = {between}
+iter_valid = {iterations}
 iter_save = {iterations}
 
 [semi_supervised_learning]
@@ -124,10 +124,10 @@ def main(supervision: str = "semi_sup") -> None:
     about |= {"intensity": "NormalizeWithMeanStd, GammaCorrection, GaussianNoise"}
     about |= {"seed": task.seed, "workers": task.threads if task.threads > 1 else 0}
 
-    def pymic(command: str, iterations: int, between: int, model: str) -> float:
+    def pymic(command: str, iterations: int, model: str) -> float:
         """Seconds that a command took, by the clock that was asked for."""
         path, before = folder / f"{model}.cfg", task.left
-        text = CONFIGURATION.format(**about, model=folder / model, iterations=iterations, between=between)
+        text = CONFIGURATION.format(**about, model=folder / model, iterations=iterations)
         path.write_text(text, encoding="utf-8")
         # -P: this folder's pymic.py must not stand in front of PyMIC
         launcher = [python, "-P", Path(__file__).with_name("pymic_launcher.py")]
@@ -135,16 +135,16 @@ def main(supervision: str = "semi_sup") -> None:
         run([*launcher, *told], {"OMP_NUM_THREADS": str(task.threads)})
         return before - task.left
 
-    seconds = pymic("train", PROBE, PROBE, "probe")
-    training, validation = times(folder / "probe")
-    left = 60 * task.minutes - (seconds - training - validation) - VALIDATIONS * validation
-    between = max(math.floor(left / (training / PROBE) / VALIDATIONS), 1)
-    pymic("train", between * VALIDATIONS, between, "model")
-    pymic("predict", between * VALIDATIONS, between, "model")
+    seconds = pymic("train", PROBE, "probe")
+    training = training_seconds(folder / "probe")
+    left = 60 * task.minutes - (seconds - training)  # the start and the validation come once more
+    iterations = max(math.floor(left / (training / PROBE)), 1)
+    pymic("train", iterations, "model")
+    pymic("predict", iterations, "model")
     for file in folder.joinpath("predictions").glob("*.nii*"):
         file.replace(task.out / "predictions" / file.name)
     name = "mean teacher" if supervision == "semi_sup" else "supervised"
-    task.done(between * VALIDATIONS, f"PyMIC {VERSION}, {name}: patch {'x'.join(map(str, patch[::-1]))}, batch 2")
+    task.done(iterations, f"PyMIC {VERSION}, {name}: patch {'x'.join(map(str, patch[::-1]))}, batch 2")
 
 
 def write_lists(task: Task, folder: Path) -> None:
@@ -169,13 +169,13 @@ def pick_patch(task: Task) -> list[int]:
     return [min(int(size), most) for size, most in zip(sizes, LARGEST, strict=True)]
 
 
-def times(model: Path) -> tuple[float, float]:
-    """Seconds of the iterations and of the validation, as PyMIC logs them."""
+def training_seconds(model: Path) -> float:
+    """Seconds of the iterations alone, as PyMIC logs them."""
     text = "".join(file.read_text(encoding="utf-8") for file in sorted(model.glob("log_train_*.txt")))
-    found = re.findall(r"training/validation time: ([0-9.]+)s/([0-9.]+)s", text)
+    found = re.findall(r"training/validation time: ([0-9.]+)s/", text)
     if not found:
         raise FoveateError(f"{model}: PyMIC logged no times")
-    return float(found[-1][0]), float(found[-1][1])
+    return float(found[-1])
 
 
 def listed(numbers: Sequence[int]) -> str:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,6 +33,20 @@ def conv(
     kernel = (kernel,) * dims if isinstance(kernel, int) else tuple(kernel)
     padding = tuple(k // 2 * dilation for k in kernel)
     return _CONV[dims](inputs, outputs, kernel, stride, padding, dilation, groups, bias)
+
+
+def convolve_planes(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """3D convolution to one channel: x ``[B, C, D, H, W]``, weight ``[1, C, K, K, K]`` with odd K, bias ``[1]``.
+
+    Each plane of the kernel is a 2D convolution of all planes of x, and the answers are added where they belong. A CPU
+    takes half the time, forward and back, that it takes over a 3D convolution of few channels.
+    """
+    batch, depth, taps = len(x), x.shape[2], weight[0].transpose(0, 1)
+    half = len(taps) // 2
+    planes = F.conv2d(x.transpose(1, 2).flatten(0, 1), taps, padding=half)  # [B D, K, H, W]
+    planes = F.pad(planes.unflatten(0, (batch, depth)), [0, 0, 0, 0, 0, 0, half, half])
+    total = torch.stack([planes[:, k : k + depth, k] for k in range(len(taps))]).sum(0)
+    return (total + bias).unsqueeze(1)
 
 
 class JoiningConv(nn.Module):

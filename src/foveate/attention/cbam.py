@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from foveate.layers import conv
+from foveate.layers import conv, convolve_planes
 
 KERNEL = {2: 7, 3: 5}  # voxels per axis that decide a voxel's weight
 
@@ -37,14 +37,18 @@ class ConvBlockAttention(nn.Module):
     def channels(self, x: Tensor) -> Tensor:
         """M_c ``[B, C, 1, ...]`` in (0, 1)."""
         voxels = x.flatten(2)
-        m = (self.mlp(voxels.mean(2)) + self.mlp(voxels.amax(2))).sigmoid()  # [B, C]
+        highest = voxels.max(2).values  # not amax, whose gradient looks for ties
+        m = (self.mlp(voxels.mean(2)) + self.mlp(highest)).sigmoid()  # [B, C]
         return m.reshape(*m.shape, *[1] * self.spatial_dims)
 
     def voxels(self, x: Tensor) -> Tensor:
         """M_s ``[B, 1, *S]`` in (0, 1), of x that M_c has weighed."""
         # The two channels last in memory: a CPU then takes a third of the time over the convolution and its gradient.
         described = torch.stack([x.mean(1), x.amax(1)], dim=-1).movedim(-1, 1)
-        return self.of_voxels(described).sigmoid()
+        if self.spatial_dims == 2:
+            return self.of_voxels(described).sigmoid()
+        weight, bias = map(self.of_voxels.get_parameter, ("weight", "bias"))
+        return convolve_planes(described, weight, bias).sigmoid()
 
     def attention(self, x: Tensor) -> Tensor:
         """M_s * M_c ``[B, C, *S]`` in (0, 1)."""
