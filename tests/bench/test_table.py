@@ -115,6 +115,7 @@ def test_the_table_shows_losses_the_gap_and_its_share() -> None:
     assert [line[7].split(" ")[0] for line in lines] == ["-", "-", "+0.0200", "-0.0200", "-"]
     assert [line[8].split(" (")[0] for line in lines] == ["of +0.0800", "of +0.0400", "50%", "-50%", "-"]
     assert [line[-1] for line in lines] == ["700"] * 5
+    assert cells(render([*rows()[:-1], row("peer:nnunet", "8", 0, 0.6)]))[3][8] == "below -100%"
     assert render([]) == "Not measured yet."
 
 

@@ -148,6 +148,11 @@ def render(rows: Sequence[Row]) -> str:
     return "\n\n".join([markdown_table(header, lines), _reading(rows), origin(rows, command(rows))])
 
 
+def _share_cell(share: Estimate) -> str:
+    """A method that lost more than the gap is wide is told by its difference; thousands of per cent tell nothing."""
+    return "below -100%" if share.high < -1 else cell(share, ".0%")
+
+
 def _line(key: Key, groups: dict[Key, Group], classes: Sequence[str], distance: str) -> list[str]:
     (labels, method), group = key, groups[key]
     baseline, ceiling = groups.get((labels, BASELINE)), groups.get((ALL, BASELINE))
@@ -155,7 +160,7 @@ def _line(key: Key, groups: dict[Key, Group], classes: Sequence[str], distance: 
     difference = share = "-"
     if baseline and method != BASELINE:
         difference = cell(paired(group, baseline), "+.4f")
-        share = cell(gap_share(group, baseline, ceiling), ".0%") if ceiling and labels != ALL else "-"
+        share = _share_cell(gap_share(group, baseline, ceiling)) if ceiling and labels != ALL else "-"
     elif ceiling and labels != ALL:
         share = f"of {cell(paired(ceiling, group), '+.4f')}"
     cells = [f"all {_train_cases(group)}" if labels == ALL else labels, method, str(len(group))]
