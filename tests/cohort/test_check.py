@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from scans import label, msd_dataset, nnunet_dataset, plain_dataset, read_json, scan, write_json, write_nifti
 
-from foveate.cohort.check import check, check_cohort
+from foveate.cohort.check import CheckReport, check, check_cohort
+from foveate.cohort.cohort import Cohort
 from foveate.cohort.layouts import find_cohort
-from foveate.errors import InputError
+from foveate.errors import InputError, Problem
 
 
 def found(report, words: str) -> list:
@@ -213,3 +214,15 @@ def test_real_scans(shared_data: Path) -> None:
     assert report.ok
     assert (len(report.cohort.labelled), len(report.cohort.unlabelled)) == (8, 192)
     assert report.cohort.classes == {"class 1": 1, "class 2": 2}
+
+
+def test_a_training_names_a_few_problems_of_a_kind_and_counts_the_others(tmp_path):
+    problems = [Problem(f"{n}.png", "appearance", "odd", "even", "Look.", "warn") for n in range(5)]
+    problems += [
+        Problem("9.png", "appearance", "odd", "even", "Look.", "aside"),
+        Problem("a", "b", "c", "d", "e", "warn"),
+    ]
+    notes = CheckReport(Cohort(tmp_path, "plain", 3, (), (), {}), {}, problems).notes()
+    assert notes[:3] == [str(problem) for problem in problems[:3]]
+    assert notes[3] == f"appearance: 2 more like these. foveate check {tmp_path} lists them."
+    assert notes[4:] == [str(problems[5]), str(problems[6])]

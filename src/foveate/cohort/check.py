@@ -54,6 +54,20 @@ class CheckReport:
         if refused:
             raise InputError(refused)
 
+    def notes(self, most: int = 3) -> list[str]:
+        """What a training says of the problems: each in a line, but of more than ``most`` with one field and severity
+        the first ``most`` and how many others there are."""
+        kinds: dict[tuple[str, str], list[Problem]] = {}
+        for problem in self.problems:
+            kinds.setdefault((problem.field, problem.severity), []).append(problem)
+        lines: list[str] = []
+        for (name, severity), found in kinds.items():
+            lines += map(str, found[:most])
+            if (more := len(found) - most) > 0:
+                done = ", and these cases are set aside" if severity == "aside" else ""
+                lines.append(f"{name}: {more} more like these{done}. foveate check {self.cohort.root} lists them.")
+        return lines
+
     def table(self) -> dict[str, Any]:
         """The cohort in numbers, ready for JSON; every range is (least, median, largest) over the cases.
 

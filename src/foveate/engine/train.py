@@ -177,8 +177,8 @@ def fit(
         donors, split = split.train, split.with_boxes(boxed, settings.method.paired_masks)
         cohort = cohort.only({*donors, *split.validation, *split.unlabelled})
         augment = augment.model_copy(update={"rotation_degrees": 0.0, "elastic_p": 0.0})  # a turned box is no box
-    for note in [*here.report.problems, *split.notes]:
-        progress.note(str(note))
+    for note in [*here.report.notes(), *split.notes]:
+        progress.note(note)
     if kind.uses_unlabelled and not split.unlabelled:
         progress.note(f"There are no unlabelled scans, so {settings.method.name} trains as supervised does.")
 
