@@ -1,4 +1,4 @@
-"""One picture of a scan: the predicted mask first, then every map on the same slice, with what its check said."""
+"""One picture of a scan: the predicted mask first, then every map over the same slice, with what its check said."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from foveate.report.pictures import Cut, colours, cuts, intensity_window, mark_s
 # In inches: side of a panel's field, its heading, room for the colour bar and between panels.
 _SIDE, _HEAD, _BAR, _GAP = 2.3, 0.72, 0.62, 0.14
 _MOST_COLUMNS, _DPI = 5, 120
+_VEIL = 0.65  # opacity of a map over the scan: where it lies has to be seen, and how strong it is
 _VERDICTS: dict[Verdict, tuple[str, str]] = {
     "passes": ("passes the randomisation check", "#1d6b3a"),
     "fails": ("FAILS the randomisation check", "#b3261e"),
@@ -77,9 +78,8 @@ def overview(
         axes = figure.add_axes((left / size[0], low / size[1], field[0] / size[0], field[1] / size[1]))
         axes.axis("off")
         panel = panels[number - 1] if number else None
+        _draw_scan(axes, image, cut.aspect)
         if panel is None:
-            black, white = intensity_window(image)
-            axes.imshow(image, cmap="gray", vmin=black, vmax=white, aspect=cut.aspect, interpolation="bilinear")
             mark_sides(axes, cut.marks)
             fitting = [_shorten(line, _characters(cell[0])) for line in answer]
             lines, verdict, ink = fitting, "", "black"
@@ -100,6 +100,11 @@ def overview(
     return png_bytes(figure)
 
 
+def _draw_scan(axes: Any, image: np.ndarray, aspect: float) -> None:
+    black, white = intensity_window(image)
+    axes.imshow(image, cmap="gray", vmin=black, vmax=white, aspect=aspect, interpolation="bilinear")
+
+
 def _draw_map(figure: Figure, axes: Any, panel: Panel, aspect: float, bar: tuple[float, float, float, float]) -> None:
     values = panel.values
     low, high = (float(v) for v in (values.min(), values.max()))
@@ -108,7 +113,8 @@ def _draw_map(figure: Figure, axes: Any, panel: Panel, aspect: float, bar: tuple
         low = -high
     high = high if high > low else low + 1.0
     colours_ = "RdBu_r" if panel.signed else "magma"
-    drawn = axes.imshow(values, cmap=colours_, vmin=low, vmax=high, aspect=aspect, interpolation="nearest")
+    shown = {"cmap": colours_, "vmin": low, "vmax": high, "alpha": _VEIL}
+    drawn = axes.imshow(values, aspect=aspect, interpolation="nearest", **shown)
     scale = figure.colorbar(drawn, cax=figure.add_axes(bar), ticks=[low, high])
     scale.ax.set_yticklabels([f"{low:.2g}", f"{high:.2g}"], fontsize=7)
     scale.ax.tick_params(length=2, pad=2)
