@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 import foveate
 from foveate.cli import main
@@ -220,3 +221,34 @@ def test_a_bound_too_short_for_a_step_says_so(tmp_path: Path) -> None:
     with pytest.raises(FoveateError, match="before the first step"):
         foveate.train(data, run, minutes=1e-4, quiet=True)
     assert not (run / "model").exists()
+
+
+def test_a_structure_that_every_label_shows_in_one_piece_is_predicted_in_one(tmp_path, capsys):
+    data = volumes(tmp_path / "data")
+    classes = {"class 1": 1, "class 2": 2}
+    run = put_plan(tmp_path / "run", plan(3, 1, classes))
+    foveate.train(data, run, steps=3, quiet=True)
+    assert json.loads((run / "model" / "model.json").read_text())["task"]["one_piece"] == list(classes)
+
+    def pieces(file: Path) -> list[int]:
+        label = np.asarray(nib.load(file).dataobj)
+        return [ndimage.label(label == value, np.ones((3, 3, 3)))[1] for value in classes.values()]
+
+    scan = data / "images" / "c0.nii.gz"
+
+    def predict(out: Path, *options: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["predict", str(run), str(scan), str(out), *options])
+        assert ended.value.code == 0
+        return capsys.readouterr().err
+
+    assert "left out" not in predict(tmp_path / "all.nii.gz", "--all-pieces")
+    assert max(pieces(tmp_path / "all.nii.gz")) > 1, "three steps of training leave crumbs"
+    told = predict(tmp_path / "tidy.nii.gz")
+    assert "in 1 of 1 scans, what lies apart from the largest piece was left out" in told
+    assert max(pieces(tmp_path / "tidy.nii.gz")) == 1
+    assert (foveate.load(run).predict(scan) == np.asarray(nib.load(tmp_path / "tidy.nii.gz").dataobj)).all()
+
+    lesions = put_plan(tmp_path / "lesions", plan(3, 1, classes))
+    foveate.train(data, lesions, steps=1, quiet=True, set=["pieces=all"])
+    assert json.loads((lesions / "model" / "model.json").read_text())["task"]["one_piece"] == []

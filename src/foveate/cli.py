@@ -157,14 +157,31 @@ def predict(
     device: Device = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored images: slower.")] = False,
     views: Annotated[int, typer.Option(help="Average over so many turned and zoomed views: slower.", min=0)] = 0,
+    all_pieces: Annotated[
+        bool,
+        typer.Option("--all-pieces", help="Also what lies apart from a structure that the labels show in one piece."),
+    ] = False,
 ) -> None:
     """Segment images, each on its own grid, as uint8 NIfTI (PNG); or answer for them in predictions.csv."""
     from foveate.predict.files import predict_files
 
+    notes: list[str] = []
     with _bar("scans predicted") as progress:
-        paths = predict_files(run, input_, out, device=device or "auto", mirror=mirror, views=views, progress=progress)
+        paths = predict_files(
+            run,
+            input_,
+            out,
+            device=device or "auto",
+            mirror=mirror,
+            views=views,
+            all_pieces=all_pieces,
+            progress=progress,
+            note=notes.append,
+        )
     for path in paths:
         typer.echo(str(path))
+    for line in notes:
+        typer.echo(line, err=True)
 
 
 @app.command()

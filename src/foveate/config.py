@@ -133,6 +133,8 @@ class Config(Strict):
     once there are twenty labelled cases: with fewer, every label is worth more in training.
     init: run or model folder whose weights training starts from. pretrain: weights made within the run, to start from.
     clock: what minutes count: time as it passes, or the processor's time per thread, for comparisons beside other work.
+    pieces: ``auto`` has predictions keep the largest piece of a structure that every labelled case shows in one, where
+    there are a few of them; ``all`` keeps what is predicted, as for lesions, of which the next patient may have two.
     unlabelled_outliers: unlabelled scans that look unlike the cohort are set aside, or kept and only said.
     task: what is predicted; none: what the layout of the dataset says. regression_loss: ``gaussian`` also learns how
     far the answer may be off; ``huber`` minds outliers less.
@@ -153,6 +155,7 @@ class Config(Strict):
     optimiser: OptimiserConfig = OptimiserConfig()
     augment: AugmentConfig = AugmentConfig()
     validation: Literal["auto"] | int = "auto"
+    pieces: Literal["auto", "all"] = "auto"
     unlabelled_outliers: Literal["aside", "keep"] = "aside"
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     cache: str | None = None

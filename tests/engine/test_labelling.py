@@ -73,15 +73,14 @@ def test_without_unlabelled_scans_or_their_loss_nothing_is_labelled(make, tmp_pa
 
 def test_the_label_of_a_scan_is_the_averaged_networks_over_the_views(make):
     labelling = make()
+    labelling.predictor.task.one_piece = {"class 1": 1, "class 2": 2}
     labelling.make(nothing)
     views = draw_views(VIEWS, PLAN.spacing, (), 1)
     assert set(labelling.sampler.pseudo) == {"U0", "U1", "U2"}
     for name, case in labelling.sampler.pseudo.items():
         image = labelling.prepared[name].image
         answer = labelling.predictor.predict_prepared(image, views)
-        expected = open_smaller_pieces(
-            answer, {"class 1": 1, "class 2": 2}
-        )  # the labelled scans show each in one piece
+        expected = open_smaller_pieces(answer, labelling.predictor.task.one_piece)
         assert not np.array_equal(answer, expected)
         assert np.array_equal(case.label, expected)
         assert case.image is not None
@@ -101,7 +100,7 @@ def test_what_the_network_is_not_sure_of_teaches_nothing(make):
     image = labelling.prepared["U0"].image
     views = draw_views(VIEWS, PLAN.spacing, (), 1)
     sure, all_of_it = labelling.sampler.pseudo["U0"].label, labelling.predictor.predict_prepared(image, views)
-    apart = open_smaller_pieces(all_of_it, labelling.whole) == 255
+    apart = open_smaller_pieces(all_of_it, labelling.predictor.task.one_piece) == 255
     assert (apart & (sure == 255)).sum() < (sure == 255).sum() < sure.size
     assert (sure[sure != 255] == all_of_it[sure != 255]).all()
 

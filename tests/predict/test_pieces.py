@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from foveate.predict.pieces import of_one_piece, open_smaller_pieces
+from foveate.predict.pieces import FEWEST, keep_largest_pieces, of_one_piece, open_smaller_pieces
 
 
 def flood(mask):
@@ -43,6 +43,35 @@ def test_what_lies_apart_from_the_largest_piece_is_left_open(shape):
     assert checked > 10
 
 
+@pytest.mark.parametrize("shape", [(12, 15), (7, 8, 9)], ids=["2d", "3d"])
+def test_a_smaller_piece_becomes_what_surrounds_it(shape):
+    random = np.random.default_rng(1)
+    steps = list(itertools.product((-1, 0, 1), repeat=len(shape)))
+    checked = 0
+    for _ in range(30):
+        labels = random.choice(3, shape, p=(0.45, 0.05, 0.5)).astype(np.uint8)
+        pieces = flood(labels == 1)
+        if len(pieces) < 2 or len(pieces[0]) == len(pieces[1]):
+            continue
+        checked += 1
+        expected, clear = labels.copy(), np.ones(shape, bool)
+        for piece in pieces[1:]:
+            ring = {tuple(a + b for a, b in zip(place, step, strict=True)) for place in piece for step in steps} - piece
+            around = [labels[at] for at in ring if all(0 <= i < n for i, n in zip(at, shape, strict=True))]
+            counts = np.bincount(around, minlength=3)
+            for place in piece:
+                expected[place] = counts.argmax()
+                clear[place] = counts[0] != counts[2]  # a draw may fall either way
+        found, changed = keep_largest_pieces(labels, {"one": 1})
+        assert changed == ["one"]
+        assert np.array_equal(found[clear], expected[clear])
+        assert not np.isin(found[~clear], 1).any()
+        again, unchanged = keep_largest_pieces(found, {"one": 1, "absent": 7})
+        assert np.array_equal(again, found)
+        assert unchanged == []
+    assert checked > 10
+
+
 def test_a_region_is_one_structure_whatever_values_it_joins():
     labels = np.array([[1, 2, 0, 2, 0, 1]], np.uint8)
     assert open_smaller_pieces(labels, {"whole": (1, 2)}).tolist() == [[1, 2, 0, 255, 0, 255]]
@@ -55,6 +84,7 @@ def test_labels_say_which_structures_are_of_one_piece():
     whole[0, :4] = 2
     apart[2:6, 2:6] = apart[8:12, 8:12] = 2
     classes = {"one": 1, "two": 2, "never seen": 3, "both": (1, 2)}
-    assert of_one_piece([whole], classes) == {"one": 1, "two": 2}
-    assert of_one_piece([whole, apart], classes) == {"one": 1}
+    assert of_one_piece([whole] * FEWEST, classes) == {"one": 1, "two": 2}
+    assert of_one_piece([*[whole] * FEWEST, apart], classes) == {"one": 1}
+    assert of_one_piece([whole] * (FEWEST - 1), classes) == {}, "too few to tell"
     assert of_one_piece([], classes) == {}

@@ -6,7 +6,6 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from foveate.batches.prepare import sample_voxels
 from foveate.batches.sampler import Sampler
 from foveate.engine.schedule import Schedule
 from foveate.methods import Method
-from foveate.predict.pieces import Values, of_one_piece, open_smaller_pieces
+from foveate.predict.pieces import open_smaller_pieces
 from foveate.predict.predictor import AnyPredictor, Predictor
 from foveate.predict.views import View, draw_views
 from foveate.predict.whole import WholePredictor
@@ -90,12 +89,6 @@ class Labelling:
         stem = self.folder / f"round-{number}" / case.image_path.stem
         return replace(case, label_path=stem.with_suffix(".label.npy"), voxels_path=stem.with_suffix(".voxels.npy"))
 
-    @cached_property
-    def whole(self) -> dict[str, Values]:
-        """Classes that the labels of the scans that teach show in one piece."""
-        labels = (self.prepared[name].label for name in self.sampler.labelled)
-        return of_one_piece((label for label in labels if label is not None), self.predictor.plan.classes)
-
     def _label(self, name: str, number: int, views: list[View]) -> None:
         case = self._labelled(name, number)
         assert case.label_path is not None
@@ -107,6 +100,6 @@ class Labelling:
         else:
             assert isinstance(self.predictor, Predictor)  # no method that serves boxes has whole scans labelled
             labels = self.predictor.predict_prepared(case.image, views, self.method.sureness)
-            labels = open_smaller_pieces(labels, self.whole)
+            labels = open_smaller_pieces(labels, self.predictor.task.one_piece)
             write_array(case.voxels_path, sample_voxels(labels))
         write_array(case.label_path, labels)  # last: it is what makes the case labelled

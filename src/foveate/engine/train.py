@@ -49,9 +49,10 @@ from foveate.errors import refuse
 from foveate.methods import DeepBelief, Method
 from foveate.networks import build_network, network_class
 from foveate.predict.model_file import DESCRIPTION, SavedModel, save_model
+from foveate.predict.pieces import of_one_piece
 from foveate.predict.predictor import build_predictor
 from foveate.report.run import write_run_report
-from foveate.tasks import build_task
+from foveate.tasks import Segmentation, build_task
 
 DEFAULT_MINUTES = 60.0
 CLOSING = 0.02  # share of the bound that is kept for the model and the report
@@ -196,6 +197,9 @@ def fit(
         boxes = prepare_boxes(cohort, plan, prepared, cache)
         masks = prepare_masks(cohort.masks, [prepared[name] for name in donors], plan, cache)
     sampler = Sampler(prepared, plan, augment, split, settings.seed, fabric.device, takes_missing, boxes, masks)
+    if isinstance(learner.task, Segmentation) and settings.pieces == "auto" and kind.learns_labels:
+        labels = (prepared[name].label for name in donors or split.train)
+        learner.task.one_piece = of_one_piece((label for label in labels if label is not None), plan.classes)
     predictor = build_predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
     validate: Callable[[], dict[str, float]] | None = None
     if split.validation and isinstance(learner, DeepBelief):

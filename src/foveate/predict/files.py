@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,9 @@ def predict_files(
     device: str = "auto",
     mirror: bool = False,
     views: int = 0,
+    all_pieces: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], object] = lambda text: None,
 ) -> list[Path]:
     """Label a scan or a folder of scans; returns the files written, in order of the cases.
 
@@ -43,7 +46,8 @@ def predict_files(
     images/ or imagesTr/; or a folder of a DICOM series, or of such folders, whose names say which channel each is. out:
     a folder, or for one image the file to write. Results are uint8 on the input's own grid, ``CASE.nii.gz`` or
     ``CASE.png``; a result that is there already is replaced by a complete new one only.
-    mirror, views: see ``Predictor.predict``. progress: called with (cases done, cases in all).
+    mirror, views, all_pieces: see ``Predictor.predict``. progress: called with (cases done, cases in all). note: told
+    what was left out of predictions.
 
     Raises InputError before any work when nothing can be predicted or an output would replace an input; and at
     the end, when the other cases are done, with each case that could not be read.
@@ -65,10 +69,14 @@ def predict_files(
     _check_outputs(cases, outputs)
     written: list[Path] = []
     problems: list[Problem] = []
+    cut: Counter[str] = Counter()
     for number, (case, output) in enumerate(zip(cases, outputs, strict=True), 1):
         try:
             volume = predictor.read(case.images, case.missing)
-            labels = predictor.predict(volume, mirror=mirror, views=views)
+            labels = predictor.predict(volume, mirror=mirror, views=views, all_pieces=True)
+            if not all_pieces:
+                labels, changed = predictor.tidy(labels)
+                cut.update(changed)
         except InputError as error:
             problems += [replace(problem, case=case.id) for problem in error.problems]
         else:
@@ -76,6 +84,11 @@ def predict_files(
             written.append(output)
         if progress is not None:
             progress(number, len(cases))
+    for name, times in cut.items():
+        note(
+            f"{name}: in {times} of {len(cases)} scans, what lies apart from the largest piece was left out, because "
+            "the labelled cases show it in one. --all-pieces keeps it."
+        )
     if problems:
         raise InputError(problems)
     return written

@@ -1,12 +1,13 @@
 """Structures that are of one piece, as labels show them, and predictions that have them in several.
 
 Keeping the largest piece where the anatomy has one is what nnU-Net does after prediction (Isensee et al., Nature
-Methods 2021), there where cross-validation gains by it. Here labels are asked in place of scores, and what is cut off
-is left open: that it is no part of the structure does not say what it is.
+Methods 2021), there where cross-validation gains by it. Here labels are asked in place of scores: few labels leave no
+cases to score. A pseudo-label is left open where it is cut: to be no part of the structure does not say what it is.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -16,22 +17,45 @@ from foveate.cohort.cohort import IGNORE
 
 Values = int | tuple[int, ...]
 
+FEWEST = 4  # labelled cases that must show a structure, and in one piece, before it is taken to be of one
+MOST = 100  # that are looked at
+_CORNERS = {dims: np.ones((3,) * dims, bool) for dims in (2, 3)}  # voxels touch over faces, edges and corners
 CRUMBS = 0.01  # share of a structure that a slip of the mouse, or resampling, may have cut off
 
 
 def of_one_piece(labels: Iterable[np.ndarray], classes: Mapping[str, Values]) -> dict[str, Values]:
-    """Those of ``classes`` that are of one piece, but for crumbs, wherever the label maps show them; each at least
-    once. Voxels touch over faces, edges and corners."""
-    seen: set[str] = set()
-    split: set[str] = set()
-    for label in labels:
-        for name, values in classes.items():
-            sizes = _pieces(label, values)[1]
-            if len(sizes):
-                seen.add(name)
+    """Those of ``classes`` that are of one piece, but for crumbs, wherever the first MOST label maps show them, where
+    at least FEWEST of these do. Voxels touch over faces, edges and corners."""
+    seen = dict.fromkeys(classes, 0)
+    for label in itertools.islice(labels, MOST):
+        for name in list(seen):
+            sizes = _pieces(label, classes[name])[1]
+            seen[name] += bool(len(sizes))
             if len(sizes) and sizes.max() < (1 - CRUMBS) * sizes.sum():
-                split.add(name)
-    return {name: values for name, values in classes.items() if name in seen - split}
+                del seen[name]
+    return {name: classes[name] for name, count in seen.items() if count >= FEWEST}
+
+
+def keep_largest_pieces(labels: np.ndarray, classes: Mapping[str, Values]) -> tuple[np.ndarray, list[str]]:
+    """The label map ``[*S]`` with each of ``classes`` in its largest piece alone, and the names of those that changed.
+
+    A piece that goes becomes what surrounds it most: background, or the structure in which it lies.
+    """
+    cleaned, changed = labels.copy(), []
+    for name, values in classes.items():
+        box = _around(np.isin(cleaned, values))
+        part = cleaned[box]
+        pieces, sizes = _pieces(part, values)
+        if len(sizes) < 2:
+            continue
+        changed.append(name)
+        for number, where in enumerate(ndimage.find_objects(pieces), 1):
+            if number != 1 + sizes.argmax():
+                near = _wider(where)
+                piece = pieces[near] == number
+                ring = ndimage.binary_dilation(piece, _CORNERS[labels.ndim]) & ~piece
+                part[near][piece] = np.bincount(part[near][ring], minlength=1).argmax()
+    return cleaned, changed
 
 
 def open_smaller_pieces(labels: np.ndarray, classes: Mapping[str, Values]) -> np.ndarray:
@@ -46,5 +70,16 @@ def open_smaller_pieces(labels: np.ndarray, classes: Mapping[str, Values]) -> np
 
 def _pieces(labels: np.ndarray, values: Values) -> tuple[np.ndarray, np.ndarray]:
     """The number of the piece that each voxel is in, from 1, 0 outside; and the pieces' sizes in voxels."""
-    pieces, _ = ndimage.label(np.isin(labels, values), np.ones((3,) * labels.ndim))
-    return pieces, np.bincount(pieces.ravel())[1:]
+    pieces, _ = ndimage.label(np.isin(labels, values), _CORNERS[labels.ndim])
+    return pieces, np.bincount(pieces.ravel(), minlength=1)[1:]
+
+
+def _around(mask: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that holds a mask, and a voxel more on every side."""
+    axes = range(mask.ndim)
+    spans = [np.flatnonzero(mask.any(tuple(other for other in axes if other != axis))) for axis in axes]
+    return _wider(tuple(slice(int(span[0]), int(span[-1]) + 1) if len(span) else slice(1, 0) for span in spans))
+
+
+def _wider(box: tuple[slice, ...]) -> tuple[slice, ...]:
+    return tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)

@@ -23,6 +23,7 @@ from foveate.networks import build_network
 from foveate.predict.answering import Answering, Precision, Source
 from foveate.predict.detecting import BoxPredictor
 from foveate.predict.model_file import DESCRIPTION, RESTORE, WEIGHTS, find_model, load_model
+from foveate.predict.pieces import keep_largest_pieces
 from foveate.predict.resample import Restorer, way_back
 from foveate.predict.sliding import Forward, Scan, Windows, divide, place_windows, roll
 from foveate.predict.views import View, draw_views
@@ -57,6 +58,7 @@ class Predictor(Answering[Segmentation]):
         mirror: bool | Sequence[int] = False,
         views: int = 0,
         overlap: float = 0.5,
+        all_pieces: bool = False,
     ) -> np.ndarray:
         """Labels of a scan on its own voxel grid: uint8 ``[*S]``.
 
@@ -66,7 +68,7 @@ class Predictor(Answering[Segmentation]):
         matrix instead (voxel index -> RAS mm). A 3D array needs one of them.
         mirror: average over all mirrorings of the plan's axes, or of the canonical (RAS) axes given; 2^axes times
         the work. views: average over so many turned and zoomed views beside the scan as it is, each as much work.
-        overlap: share of a window that the next one covers again.
+        overlap: share of a window that the next one covers again. all_pieces: leave out the last step, ``tidy``.
 
         Raises InputError when the source cannot be read or does not fit the model.
         """
@@ -75,10 +77,16 @@ class Predictor(Answering[Segmentation]):
         drawn = draw_views(views, self.plan.spacing, self.plan.mirror_axes, seed=0)
         averaging = Averaging(self._mirror_axes(mirror), drawn)
         image, grid = self.prepared(self.open(source, spacing, affine))
-        return self._label(image, grid, averaging, overlap, self.task.decode)
+        labels = self._label(image, grid, averaging, overlap, self.task.decode)
+        return labels if all_pieces else self.tidy(labels)[0]
+
+    def tidy(self, labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """A label map in which every structure that the labelled cases showed in one piece is its largest piece, and
+        the names of those that lost some."""
+        return keep_largest_pieces(labels, self.task.one_piece)
 
     def predict_prepared(self, image: np.ndarray, views: Sequence[View] = (), sureness: float = 0.0) -> np.ndarray:
-        """Labels of a prepared scan ``[C, *S']`` on its own grid: uint8 ``[*S']``.
+        """Labels of a prepared scan ``[C, *S']`` on its own grid, not tidied: uint8 ``[*S']``.
 
         views: averaged over beside the image itself. sureness: 255 is written where the answer is less sure than this.
         """

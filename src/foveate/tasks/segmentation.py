@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ class Segmentation(Task):
     """Head, loss, pseudo-label and metric of segmentation for the classes of a plan.
 
     ``channels`` logit maps: background and classes, or one per region. The loss is soft Dice and cross-entropy.
+    one_piece: classes that the labels show in one piece, with their values; predictions keep the largest.
     """
 
     name: ClassVar[str] = "segmentation"
@@ -27,6 +29,7 @@ class Segmentation(Task):
         self.exclusive = not plan.regions
         self.spacing = plan.spacing  # mm per axis; pixels for pictures
         self.channels = len(plan.classes) + (0 if plan.regions else 1)
+        self.one_piece: Mapping[str, int | tuple[int, ...]] = {}
         members = [v if isinstance(v, tuple) else (v,) for v in plan.classes.values()]
         # lookup[k, v] = 1 where label value v belongs to channel k; the ignored value belongs to none.
         lookup = torch.zeros(self.channels, 256)
@@ -56,6 +59,15 @@ class Segmentation(Task):
         entropy = (self.cross_entropy(logits, target.values) * target.weight).sum()
         overlap = soft_dice(self.probabilities(logits), target.values, self.known(target), self.first)
         return {"dice": 1 - overlap.mean(), "ce": entropy / target.weight.sum().clamp_min(1)}
+
+    def description(self) -> dict[str, Any]:
+        return {"name": self.name, "one_piece": list(self.one_piece)}
+
+    def restore(self, description: Mapping[str, Any]) -> None:
+        names = description.get("one_piece", [])
+        if not isinstance(names, list) or not set(names) <= set(self.classes):
+            raise ValueError(f"one_piece {names}")
+        self.one_piece = {name: self.classes[name] for name in names}
 
     @property
     def first(self) -> int:
