@@ -200,6 +200,9 @@ def fit(
     if isinstance(learner.task, Segmentation) and settings.pieces == "auto" and kind.learns_labels:
         labels = (prepared[name].label for name in donors or split.train)
         learner.task.one_piece = of_one_piece((label for label in labels if label is not None), plan.classes)
+        if whole := ", ".join(learner.task.one_piece):
+            said = "In one piece wherever a labelled case shows it, so that predictions keep the largest alone"
+            progress.note(f"{said}: {whole}. For lesions, train with --set pieces=all.")
     predictor = build_predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
     validate: Callable[[], dict[str, float]] | None = None
     if split.validation and isinstance(learner, DeepBelief):
