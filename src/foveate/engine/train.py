@@ -197,12 +197,8 @@ def fit(
         boxes = prepare_boxes(cohort, plan, prepared, cache)
         masks = prepare_masks(cohort.masks, [prepared[name] for name in donors], plan, cache)
     sampler = Sampler(prepared, plan, augment, split, settings.seed, fabric.device, takes_missing, boxes, masks)
-    if isinstance(learner.task, Segmentation) and settings.pieces == "auto" and kind.learns_labels:
-        labels = (prepared[name].label for name in donors or split.train)
-        learner.task.one_piece = of_one_piece((label for label in labels if label is not None), plan.classes)
-        if whole := ", ".join(learner.task.one_piece):
-            said = "In one piece wherever a labelled case shows it, so that predictions keep the largest alone"
-            progress.note(f"{said}: {whole}. For lesions, train with --set pieces=all.")
+    if settings.pieces == "auto" and kind.learns_labels and isinstance(learner.task, Segmentation):
+        find_pieces(learner.task, (prepared[name] for name in donors or split.train), progress)
     predictor = build_predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
     validate: Callable[[], dict[str, float]] | None = None
     if split.validation and isinstance(learner, DeepBelief):
@@ -240,6 +236,15 @@ def fit(
     task = learner.task.description() if kind.learns_labels else {"name": "reconstruction"}
     save_model(folder.path / "model", settings.network, task, plan, learner.model())
     write_run_report(folder.path, plan, predictor if kind.learns_labels else None, prepared, split, held)
+
+
+def find_pieces(task: Segmentation, cases: Iterable[PreparedCase], progress: TrainingProgress) -> None:
+    """Tell the task, and the person who trains, which structures the labels of ``cases`` show in one piece."""
+    labels = (case.label for case in cases)
+    task.one_piece = of_one_piece((label for label in labels if label is not None), task.classes)
+    if task.one_piece:
+        said = "In one piece wherever a labelled case shows it, so that predictions keep the largest alone"
+        progress.note(f"{said}: {', '.join(task.one_piece)}. For lesions, train with --set pieces=all.")
 
 
 def pretrain_first(here: Session, folder: RunFolder, first: Config, started: float) -> Path:

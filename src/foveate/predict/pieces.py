@@ -29,7 +29,8 @@ def of_one_piece(labels: Iterable[np.ndarray], classes: Mapping[str, Values]) ->
     seen = dict.fromkeys(classes, 0)
     for label in itertools.islice(labels, MOST):
         for name in list(seen):
-            sizes = _pieces(label, classes[name])[1]
+            box = _around(np.isin(label, classes[name]))  # a part of a large scan, for every class
+            sizes = _pieces(label[box], classes[name])[1]
             seen[name] += bool(len(sizes))
             if len(sizes) and sizes.max() < (1 - CRUMBS) * sizes.sum():
                 del seen[name]
