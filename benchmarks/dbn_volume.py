@@ -10,7 +10,6 @@ stack or encoder, as drawn. MAE and R^2 over the scored cases, with bootstrap 95
 from __future__ import annotations
 
 import argparse
-import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -21,10 +20,10 @@ import numpy as np
 import torch
 
 import foveate
-from common import ROOT, commit, data_folder, machine, markdown_table, write_section
+from common import ROOT, commit, data_folder, machine, markdown_table, volume_of, write_section
 from foveate.cohort.layouts import read_ids
 from foveate.cohort.plan import Plan
-from foveate.io import read_image, read_label
+from foveate.io import read_image
 from foveate.metrics.bootstrap import draw_weights, interval
 from foveate.networks import build_network
 from foveate.predict.model_file import SavedModel, load_model
@@ -37,12 +36,6 @@ SECTION = "dbn-volume"
 def images(data: Path) -> dict[str, Path]:
     """Case id -> image file."""
     return {file.name.removesuffix(".nii.gz"): file for file in sorted((data / "images").glob("*.nii.gz"))}
-
-
-def volume(label: Path) -> float:
-    """mL of everything that is labelled."""
-    found = read_label(label)
-    return float((found.array > 0).sum()) * math.prod(found.spacing) / 1000
 
 
 def pretrained(
@@ -105,7 +98,7 @@ def compare(
     drawn = {count: read_ids(data / f"labelled_{count}.txt") for count in labels}
     files = images(data)
     cases = sorted({*scored, *(case for ids in drawn.values() for case in ids)})
-    truth = {case: volume(data / "labels" / files[case].name) for case in cases}
+    truth = {case: volume_of(data / "labels" / files[case].name) for case in cases}
     rows = []
     for name, features in sources.items():
         found: dict[str, np.ndarray] = {}

@@ -1,10 +1,11 @@
-"""Classification and detection with all labels and with few: methods with the same network, data, draws and time.
+"""Classification, regression and detection with all labels and with few: methods with the same network, data and time.
 
     python benchmarks/few_labels.py brain_tumour [--labels all 5%] [--methods supervised fixmatch] [--seeds 3]
-        [--minutes 30] [--threads 2] [--clock processor] [--only-table]
+        [--minutes 30] [--threads 2] [--clock processor] [--scored test] [--only-table]
 
 The test is a fifth of the cases, by a hash of their names; the others train, with the labels of a share of them drawn
-anew for every seed, class by class, and without the others' labels. Each run is train, predict and evaluate by the
+anew for every seed, class by class, and without the others' labels. Methods and settings are chosen with ``--scored
+validation``: another fifth is scored, and the test is not there at all. Each run is train, predict and evaluate by the
 public commands. Rows go to benchmarks/results/, their predictions beside them; runs that have a row are not done again,
 and a training that was interrupted goes on.
 """
@@ -20,13 +21,14 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import ROOT, RUNS, commit, data_folder, machine, markdown_table, write_section
+from common import ROOT, RUNS, commit, data_folder, machine, markdown_table, volume_of, write_section
 from foveate.bench.machine import PACKAGE
 from foveate.bench.pools import write_ids
 from foveate.bench.rows import ALL, CASES, Row, append_row, read_rows, run_name
@@ -40,10 +42,28 @@ from foveate.metrics.task_result import TaskEvaluation
 
 RESULTS = ROOT / "benchmarks" / "results"
 BASELINE = "supervised"
+FIFTHS = {"test": 0, "validation": 1}  # by the rest of the hash of a case's name
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is learnt from a data folder. key: the score that counts; others: those shown beside it.
+
+    volumes: the labels are the mL of all structures of the label maps, which are not there themselves.
+    """
+
+    source: str
+    task: str
+    key: str
+    others: tuple[str, ...]
+    volumes: bool = False
+
+
 DATASETS = {
-    # What counts, and what else is shown.
-    "brain_tumour": ("macro_f1", ("accuracy", "auroc", "ece")),
-    "bccd": ("ap50", ("ap", "froc")),
+    "brain_tumour": Dataset("brain_tumour", "classification", "macro_f1", ("accuracy", "auroc", "ece")),
+    "bccd": Dataset("bccd", "detection", "ap50", ("ap", "froc")),
+    "hippocampus_boxes": Dataset("hippocampus", "detection", "ap50", ("ap", "froc")),
+    "hippocampus_volume": Dataset("hippocampus", "regression", "mae", ("r2", "coverage"), volumes=True),
 }
 
 
@@ -51,15 +71,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("--labels", nargs="+", default=[ALL], help="all, or a share such as 5%%")
-    parser.add_argument("--methods", nargs="+", default=[BASELINE])
+    parser.add_argument("--methods", nargs="+", default=[BASELINE], help="a name, and settings: name+key=value")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=["wall", "processor"], default="wall")
+    parser.add_argument("--scored", choices=FIFTHS, default="test")
     parser.add_argument("--section", help="of docs/benchmarks.md, if not that of the dataset")
     parser.add_argument("--only-table", action="store_true")
     given = parser.parse_args()
-    bench = FewLabels(given.dataset, given.minutes, given.threads, given.clock)
+    bench = FewLabels(given.dataset, given.scored, given.minutes, given.threads, given.clock)
     if not given.only_table:
         for seed in range(given.seeds):
             for labels in given.labels:
@@ -71,38 +92,33 @@ def main() -> None:
 
 
 class FewLabels:
-    """The runs of a dataset under one bound."""
+    """The runs of a dataset under one bound, scored on one part of it."""
 
-    def __init__(self, dataset: str, minutes: float, threads: int, clock: str) -> None:
-        self.dataset, self.work = dataset, RUNS / "few_labels" / dataset
+    def __init__(self, dataset: str, scored: str, minutes: float, threads: int, clock: str) -> None:
+        self.dataset, self.about, self.work = dataset, DATASETS[dataset], RUNS / "few_labels" / dataset / scored
         self.threads = threads
         self.shared: dict[str, Any] = {
-            "scored": "test",
+            "scored": scored,
             "minutes": minutes,
             "threads": threads,
             "device": "cpu",
             "clock": clock,
         }
         self.file = RESULTS / f"{dataset}.csv"
-        self.cohort = find_cohort(data_folder(dataset))
-        self.tested = {case.id for case in self.cohort.cases if _number(case.id) % 5 == 0}
-        for part, cases in (("train", self.train), ("test", self.test)):
+        source = data_folder(self.about.source)
+        self.cohort = find_cohort(source) if self.about.volumes else find_cohort(source, self.about.task)
+        fifths = {case.id: _number(case.id) % 5 for case in self.cohort.cases}
+        self.train = [case for case in self.cohort.cases if fifths[case.id] not in (FIFTHS["test"], FIFTHS[scored])]
+        self.scored = [case for case in self.cohort.cases if fifths[case.id] == FIFTHS[scored]]
+        for part, cases in (("train", self.train), ("scored", self.scored)):
             if not (self.work / part).exists():
-                copy_cases(self.cohort, cases, self.work / part)
-
-    @property
-    def train(self) -> list[Case]:
-        return [case for case in self.cohort.cases if case.id not in self.tested]
-
-    @property
-    def test(self) -> list[Case]:
-        return [case for case in self.cohort.cases if case.id in self.tested]
+                copy_cases(self.cohort, cases, self.work / part, self.about.volumes)
 
     def draw(self, labels: str, seed: int) -> list[str]:
         """Ids of a share of the cases that train, of every class as many per cent."""
         groups = defaultdict(list)
         for case in self.train:
-            groups[str(case.target) if self.cohort.task == "classification" else ""].append(case.id)
+            groups[str(case.target) if self.about.task == "classification" else ""].append(case.id)
         shuffled = random.Random(f"{self.dataset} {seed}")
         share = float(labels.rstrip("%")) / 100
         chosen = [shuffled.sample(sorted(ids), math.ceil(share * len(ids))) for _, ids in sorted(groups.items())]
@@ -115,8 +131,10 @@ class FewLabels:
         if any(run_name(other) == name for other in read_rows(self.file)):
             return
         folder, log = self.work / commit() / name, self.work / commit() / f"{name}.log"
-        arguments: list[str | Path] = ["train", self.work / "train", folder, "--resume", "--method", method]
-        arguments += ["--seed", str(seed), "--device", "cpu", "--minutes", f"{self.shared['minutes']:g}"]
+        chosen, *settings = method.split("+")
+        arguments: list[str | Path] = ["train", self.work / "train", folder, "--resume", "--method", chosen]
+        arguments += [part for setting in settings for part in ("--set", setting)]
+        arguments += ["--task", self.about.task, "--seed", str(seed), "--device", "cpu", "--minutes", f"{self.shared['minutes']:g}"]
         arguments += ["--set", f"clock={self.shared['clock']}"]
         if labels != ALL:
             ids = self.work / f"draw-{seed}-{number}.txt"
@@ -126,11 +144,11 @@ class FewLabels:
         if not (folder / "model" / "model.json").exists():
             self._call(log, arguments, note)
         out, scores = folder / "benchmark", folder / "benchmark" / "scores.json"
-        self._call(log, ["predict", folder, self.work / "test", out, "--device", "cpu"])
-        self._call(log, ["evaluate", out, self.work / "test", "--json", scores])
+        self._call(log, ["predict", folder, self.work / "scored", out, "--device", "cpu"])
+        self._call(log, ["evaluate", out, self.work / "scored", "--json", scores])
         found, usage = json.loads(scores.read_text(encoding="utf-8")), read_usage(note)
         steps = [json.loads(line).get("step", 0) for line in (folder / "log.jsonl").read_text().splitlines()]
-        key, others = DATASETS[self.dataset]
+        key, others = self.about.key, self.about.others
         row |= {"train_cases": len(self.train), "steps": max(steps)}
         row |= {name: round(found[name], 5) for name in (key, *others)}
         row |= {"seconds": round(usage.seconds, 1), "cpu_seconds": round(usage.cpu_seconds)}
@@ -152,7 +170,7 @@ class FewLabels:
         groups: dict[tuple[str, str], dict[int, Row]] = defaultdict(dict)
         for row in rows:
             groups[row["labels"], row["method"]][int(row["seed"])] = row
-        key, others = DATASETS[self.dataset]
+        key, others = self.about.key, self.about.others
         header = ["labels", "method", "seeds", f"{key} (95%, by seed)", f"difference to {BASELINE} (95%)", *others]
         lines = []
         order = sorted(groups, key=lambda g: (g[0] == ALL, int(g[0]) if g[0] != ALL else 0, g[1] != BASELINE))
@@ -166,7 +184,7 @@ class FewLabels:
                 difference = cell(paired([scored[seed] for seed in seeds], theirs, key), "+.3f")
             means = [f"{np.mean([float(row[name]) for row in group.values()]):.3f}" for name in (*others, "steps")]
             lines.append([labels, method, str(len(group)), shown, difference, *means[:-1], f"{float(means[-1]):.0f}"])
-        about = f"{len(self.test)} cases are scored, {len(self.train)} others train."
+        about = f"{len(self.scored)} cases are scored, {len(self.train)} others train."
         listed = {column: "; ".join(sorted({row[column] for row in rows})) for column in ("commit", "machine", "date")}
         origin = f"`python benchmarks/few_labels.py {arguments}` · commit {listed['commit']} · {listed['machine']}"
         return "\n\n".join([markdown_table([*header, "steps"], lines), about, f"{origin} · {listed['date']}"])
@@ -177,7 +195,7 @@ class FewLabels:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in row[CASES].items():
             (folder / name).write_text(text if isinstance(text, str) else json.dumps(text), encoding="utf-8")
-        found = evaluate(folder, self.work / "test")
+        found = evaluate(folder, self.work / "scored")
         assert isinstance(found, TaskEvaluation)
         return found
 
@@ -190,15 +208,18 @@ def predictions(out: Path) -> dict[str, Any]:
     return {boxes.name: json.loads(boxes.read_text(encoding="utf-8"))}
 
 
-def copy_cases(cohort: Cohort, cases: Sequence[Case], out: Path) -> None:
-    """Part of a dataset in its own layout; complete or not there."""
+def copy_cases(cohort: Cohort, cases: Sequence[Case], out: Path, volumes: bool = False) -> None:
+    """Part of a dataset in its own layout, or as a table of volumes; complete or not there."""
     making = out.with_name(f"{out.name}.part")
     shutil.rmtree(making, ignore_errors=True)
     for case in cases:
-        for file in [*case.images, *([case.label] if case.label else [])]:
+        for file in [*case.images, *([case.label] if case.label and not volumes else [])]:
             target = making / file.relative_to(cohort.root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
+    if volumes:
+        lines = [f"{case.id},{volume_of(case.label):.4f}" for case in cases if case.label]
+        (making / "labels.csv").write_text("\n".join(["case,value", *lines, ""]), encoding="utf-8")
     making.replace(out)
 
 
