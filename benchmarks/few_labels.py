@@ -134,7 +134,8 @@ class FewLabels:
         chosen, *settings = method.split("+")
         arguments: list[str | Path] = ["train", self.work / "train", folder, "--resume", "--method", chosen]
         arguments += [part for setting in settings for part in ("--set", setting)]
-        arguments += ["--task", self.about.task, "--seed", str(seed), "--device", "cpu", "--minutes", f"{self.shared['minutes']:g}"]
+        arguments += ["--task", self.about.task, "--seed", str(seed), "--device", "cpu"]
+        arguments += ["--minutes", f"{self.shared['minutes']:g}"]
         arguments += ["--set", f"clock={self.shared['clock']}"]
         if labels != ALL:
             ids = self.work / f"draw-{seed}-{number}.txt"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,18 +13,17 @@ from typing import Any
 import numpy as np
 
 from foveate.cohort.box_table import BOXES, Masks, box_problems, check_masks, mask_problems
-from foveate.cohort.cohort import IGNORE, Case, Cohort
-from foveate.cohort.facts import CaseFacts, file_hash, measure_case_safely
+from foveate.cohort.cohort import IGNORE, Cohort
+from foveate.cohort.duplicates import also_in_test, duplicates_of
+from foveate.cohort.facts import CaseFacts, Facts, measure_case_safely
+from foveate.cohort.label_checks import problems_of_label, problems_of_labels
 from foveate.cohort.layout_boxes import open_annotations, settle_boxes, shortest_sides
 from foveate.cohort.layouts import find_cohort, keep_labelled, read_ids
 from foveate.cohort.missing import missing_modalities
 from foveate.cohort.outliers import LIMIT, outliers
 from foveate.cohort.targets import class_counts, of_maps, target_problems
-from foveate.cohort.tree import leaf_classes
 from foveate.errors import InputError, Problem, Severity
-from foveate.io import case_stem, image_suffix
 
-Facts = dict[str, CaseFacts]
 Progress = Callable[[int, int], None]
 
 
@@ -176,13 +174,13 @@ def check_cohort(
     problems += found + _one_kind(cohort, facts)
     if cohort.task == "detection":
         maps = [case for case in cohort.labelled if case.label is not None]
-        problems += [problem for case in maps for problem in _label_problems(cohort, case, facts.get(case.id))]
+        problems += [problem for case in maps for problem in problems_of_label(cohort, case, facts.get(case.id))]
         cohort, found = settle_boxes(cohort, {case: fact.shape for case, fact in facts.items()})
         problems += found
     if cohort.task != "segmentation":
         problems += target_problems(cohort, facts, draw, needs_labels is not False)
-    duplicates, found = _duplicates(cohort, facts)
-    problems += found + _also_in_test(cohort, facts)
+    duplicates, found = duplicates_of(cohort, facts)
+    problems += found + also_in_test(cohort, facts)
     cohort = cohort.only({case.id for case in cohort.cases} - duplicates)
     facts = {case: fact for case, fact in facts.items() if case not in duplicates}
     # A class may look unlike the others, and a rare one would be set aside whole: it is only said.
@@ -192,14 +190,14 @@ def check_cohort(
     facts = {case: fact for case, fact in facts.items() if case not in unlike}
     if cohort.task == "segmentation":
         labelled = [(case, facts.get(case.id)) for case in cohort.labelled]
-        problems += [problem for case, fact in labelled for problem in _label_problems(cohort, case, fact)]
+        problems += [problem for case, fact in labelled for problem in problems_of_label(cohort, case, fact)]
         problems += [problem for case in cohort.cases for problem in box_problems(cohort, case, facts.get(case.id))]
         problems += mask_problems(cohort, masks)
         if needs_labels is None and not cohort.labelled and any(case.boxes for case in cohort.cases):
             fix = "They are enough for --method adversarial_constraint, and for no other."
             problems.append(Problem(str(cohort.root / BOXES), "labels", "none, and boxes", "labels", fix, "warn"))
         elif needs_labels is not False:
-            problems += _cohort_problems(cohort, facts, draw)
+            problems += problems_of_labels(cohort, facts, draw)
     order = {"refuse": 0, "aside": 1, "warn": 2}
     return CheckReport(cohort, facts, sorted(problems, key=lambda problem: order[problem.severity]), masks.sha256)
 
@@ -274,30 +272,6 @@ def _one_kind(cohort: Cohort, facts: Facts) -> list[Problem]:
     return [Problem(str(cohort.root), "channels", found, "the same number in all cases", fix)]
 
 
-def _duplicates(cohort: Cohort, facts: Facts) -> tuple[set[str], list[Problem]]:
-    """Cases to drop because another one has the same image, and what to say about them."""
-    groups: dict[str, list[Case]] = defaultdict(list)
-    for case in cohort.cases:
-        if case.id in facts:
-            groups[facts[case.id].content].append(case)
-    dropped: set[str] = set()
-    problems = []
-    for cases in (group for group in groups.values() if len(group) > 1):
-        cases.sort(key=lambda case: not case.labelled)  # stable: the first labelled case is kept
-        kept = cases[0]
-        for case in cases[1:]:
-            severity: Severity = "warn"
-            found = f"the same image as case {kept.id}"
-            fix = f"{case.id} is left out."
-            if case.labelled and facts[case.id].label_content != facts[kept.id].label_content:
-                severity = "refuse"
-                found += ", with another label"
-                fix = "Find out which label is right and remove the other case."
-            problems.append(Problem(str(case.images[0]), "content", found, "each image once", fix, severity, case.id))
-            dropped.add(case.id)
-    return dropped, problems
-
-
 def _outliers(cohort: Cohort, facts: Facts, keep: bool) -> tuple[set[str], list[Problem]]:
     """Unlabelled cases to set aside because they look unlike the cohort, and what to say about those and labelled ones.
 
@@ -320,86 +294,3 @@ def _outliers(cohort: Cohort, facts: Facts, keep: bool) -> tuple[set[str], list[
         expected = f"at most {LIMIT:g}, as scans of one kind have"
         problems.append(Problem(str(case.images[0]), "appearance", text, expected, fix, severity, case.id))
     return aside, problems
-
-
-def _also_in_test(cohort: Cohort, facts: Facts) -> list[Problem]:
-    """Training cases whose very files lie in imagesTs too: a score on those would be a score on training data."""
-    folder = cohort.root / "imagesTs"
-    if not folder.is_dir():
-        return []
-    tests: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.iterdir()):
-        if image_suffix(path) and not path.name.startswith("._"):
-            tests[re.sub(r"_\d{4}$", "", case_stem(path))].append(path)
-    # Only files of equal size can be equal: the others are not read.
-    sizes = {sum(path.stat().st_size for path in case.images) for case in cohort.cases if case.id in facts}
-    same = {facts[case.id].sha256: case.id for case in cohort.cases if case.id in facts}
-    problems = []
-    for files in tests.values():
-        if sum(path.stat().st_size for path in files) in sizes and (case := same.get(file_hash(files))):
-            fix = "Remove it from one of the two folders."
-            found = f"the same content as training case {case}"
-            problems.append(Problem(str(files[0]), "content", found, "test scans that do not train", fix, case=case))
-    return problems
-
-
-def _label_problems(cohort: Cohort, case: Case, fact: CaseFacts | None) -> list[Problem]:
-    """What the values of one label say: outside the classes, nothing at all, or a single voxel."""
-    if fact is None or fact.voxels is None:
-        return []
-    problems = []
-    names: dict[int, str] = {}
-    for name, value in cohort.classes.items():
-        for part in value if isinstance(value, tuple) else (value,):
-            names.setdefault(part, name)
-    allowed = {0, IGNORE, cohort.ignore, *names}
-    outside = {value: count for value, count in fact.voxels.items() if value not in allowed}
-    if outside and cohort.classes:
-        found = ", ".join(f"value {value} in {count:,} voxels" for value, count in sorted(outside.items())[:8])
-        expected = "0, " + ", ".join(f"{value} ({name})" for value, name in sorted(names.items()))
-        fix = "Correct the label, or name the class in dataset.json."
-        problems.append(Problem(str(case.label), "label values", found, expected, fix, case=case.id))
-    if not fact.structures.keys() - {cohort.ignore}:
-        fix = "Right if nothing is there to be seen; otherwise remove the file, and the case is unlabelled."
-        expected = "at least one voxel of a class"
-        problems.append(Problem(str(case.label), "label", "empty", expected, fix, "warn", case.id))
-    for value, count in fact.structures.items():
-        if count == 1 and value in names:
-            found = f"one voxel of {names[value]} (value {value})"
-            fix = "It is kept. Check that it is no slip of the mouse."
-            problems.append(Problem(str(case.label), "label", found, "a structure", fix, "warn", case.id))
-    return problems
-
-
-def _cohort_problems(cohort: Cohort, facts: Facts, draw: Path | str | None = None) -> list[Problem]:
-    """What can only be seen over all labels together. draw: the file that chose them, if one did."""
-    root, labelled = str(cohort.root), cohort.labelled
-    if not labelled:
-        found = f"{len(cohort.cases)} cases, none with a label that can be used"
-        fix = "Label at least one scan and put the file beside the images, under the same name; images alone are "
-        fix += "enough for --method masked_autoencoder, which only pre-trains."
-        return [Problem(root, "labels", found, "at least one labelled case", fix)]
-    problems = []
-    measured = [facts[case.id] for case in labelled if case.id in facts]
-    present = {value for fact in measured for value in fact.structures} - {cohort.ignore}
-    if len(measured) == len(labelled) and not present:
-        fix = "At least one label must show a structure."
-        if any(fact.voxels and IGNORE in fact.voxels for fact in measured):
-            fix = "The value 255 means 'no information here'. If it marks the structure, write 1 in its place."
-        problems.append(Problem(root, "labels", "every label is empty", "structures in the labels", fix))
-    elif len(measured) == len(labelled):
-        for name, value in leaf_classes(cohort.classes, cohort.tree).items():
-            values = {value} if isinstance(value, int) else set(value)
-            if not values & present:
-                found = f"no voxel of {name} (value {value}) in {len(labelled)} labelled cases"
-                fix = "Label a case that shows it, or remove the class from dataset.json."
-                if draw is not None:
-                    found += f" ({', '.join(case.id for case in labelled[:8])}{', ...' if len(labelled) > 8 else ''})"
-                    fix = f"Name a case that shows {name} in this file, or remove the class from dataset.json."
-                expected = "every class in at least one label"
-                problems.append(Problem(str(draw or root), f"class {name}", found, expected, fix))
-    if len(labelled) == 1:
-        found = f"one labelled case ({labelled[0].id})"
-        fix = "Training works, but no validation is claimed: every label teaches and none is left to test on."
-        problems.append(Problem(root, "labels", found, "a second one to test on", fix, "warn"))
-    return problems

@@ -81,6 +81,9 @@ class CaseFacts:
         return {value: count for value, count in (self.voxels or {}).items() if value not in (0, IGNORE)}
 
 
+Facts = dict[str, CaseFacts]  # by case id
+
+
 def measure_case_safely(
     case: Case, channels: int | None, ignore: int | None = None
 ) -> tuple[CaseFacts | None, list[Problem]]:
