@@ -19,8 +19,8 @@ from foveate.methods.adversarial_constraint import filled, unpack
 from toys import STILL, tiny_plan
 
 PLAN = tiny_plan(3, patch=(16, 16, 16))
-BOX = Box("front", (3.0, 4.0, 5.0), (9.0, 10.5, 12.0))
-TWO = (BOX, Box("2", (6, 4, 5), (9, 12, 12)))
+BOX = Box((3.0, 4.0, 5.0, 9.0, 10.5, 12.0), "front")
+TWO = (BOX, Box((6, 4, 5, 9, 12, 12), "2"))
 
 
 def volume(shape=(20, 22, 18), affine=None):
@@ -43,7 +43,7 @@ def cohort(folder: Path, boxes=TWO, affine=None) -> Cohort:
 
 
 def test_a_box_covers_every_voxel_that_it_touches_and_may_lie_over_another():
-    found = fill_boxes([Box("front", (1.0, 2.5), (3.0, 3.0)), Box("2", (2, 0), (4, 4))], tiny_plan(2), (5, 4))
+    found = fill_boxes([Box((1.0, 2.5, 3.0, 3.0), "front"), Box((2, 0, 4, 4), "2")], tiny_plan(2), (5, 4))
     assert found.tolist() == [[0, 0, 0, 0], [0, 0, 1, 0], [2, 2, 3, 2], [2, 2, 2, 2], [0, 0, 0, 0]]
 
 

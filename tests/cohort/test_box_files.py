@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foveate.cohort.boxes import Annotation, Box, alike_names, judge_boxes, mask_boxes, read_coco, read_voc
+from foveate.cohort.boxes import Annotation, alike_names, judge_boxes, mask_boxes, read_coco, read_voc
+from foveate.cohort.cohort import Box
 from foveate.errors import InputError
 
 OBJECT = "<object><name>{}</name><difficult>{}</difficult><bndbox>{}</bndbox></object>"

@@ -32,11 +32,11 @@ def test_boxes_belong_to_their_cases_and_may_be_several(data: Path) -> None:
     report = check(data)
     assert report.ok
     boxes = {case.id: case.boxes for case in report.cohort.cases}
-    first = Box("class 1", (2, 2, 2), (5, 4, 4))
+    first = Box((2, 2, 2, 5, 4, 4), "class 1")
     assert boxes == {
-        "a": (Box("class 1", (0, 0, 0), (8, 9, 7)),),
+        "a": (Box((0, 0, 0, 8, 9, 7), "class 1"),),
         "b": (),
-        "c": (first, Box("2", (5, 2, 2), (6, 4, 4.5))),
+        "c": (first, Box((5, 2, 2, 6, 4, 4.5), "2")),
     }
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveate.cohort.boxes import Box
 from foveate.cohort.check import CheckReport, check
+from foveate.cohort.cohort import Box
 from foveate.cohort.fingerprint import fingerprint
 from foveate.cohort.layouts import find_cohort, task_of
 from foveate.cohort.planning import BOX_SIDE, CPU, make_plan

@@ -24,7 +24,7 @@ def fill_boxes(boxes: Iterable[Box], plan: Plan, shape: Sequence[int]) -> np.nda
     """uint8 ``[*shape]``: bit k is set in every voxel that a box of class k touches, so that boxes may overlap."""
     filled = np.zeros(shape, np.uint8)
     for box in boxes:
-        number = number_of(box.structure, plan.classes)
+        number = number_of(box.name, plan.classes)
         assert number is not None, "the check refuses unknown classes"
         filled[tuple(slice(math.floor(a), math.ceil(b)) for a, b in zip(box.low, box.high, strict=True))] |= 1 << number
     return filled

@@ -64,7 +64,7 @@ def _read(path: Path, cohort: Cohort, problems: list[Problem]) -> dict[str, list
                     fix = "Write every corner as a number of voxels."
                     problems.append(Problem(str(path), f"{line}: corners", found, "numbers", fix, case=name))
                     continue
-                box = Box((row["class"] or "").strip(), low, high)
+                box = Box((*low, *high), (row["class"] or "").strip())
                 if not all(a < b for a, b in zip(low, high, strict=True)):
                     fix = "A box of the single voxel 5 goes from 5 to 6."
                     found = f"{low} to {high}, which holds nothing"
@@ -88,10 +88,10 @@ def box_problems(cohort: Cohort, case: Case, fact: CaseFacts | None) -> list[Pro
     """Boxes of classes that there are not, and boxes that leave their image."""
     path, problems = str(cohort.root / BOXES), []
     for box in case.boxes:
-        if cohort.classes and number_of(box.structure, cohort.classes) is None:
+        if cohort.classes and number_of(box.name, cohort.classes) is None:
             known = ", ".join(f"{name} ({value})" for name, value in cohort.classes.items())
-            fix = closest(box.structure, cohort.classes)
-            problems.append(Problem(path, f"class of {case.id}", repr(box.structure), known, fix, case=case.id))
+            fix = closest(box.name, cohort.classes)
+            problems.append(Problem(path, f"class of {case.id}", repr(box.name), known, fix, case=case.id))
         if fact and not all(a >= 0 and b <= n for a, b, n in zip(box.low, box.high, fact.shape, strict=False)):
             found, size = f"{box.low} to {box.high}", " x ".join(map(str, fact.shape))
             fix = "Count voxels along the array axes of the image as stored; clip the box to the image."

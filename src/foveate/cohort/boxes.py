@@ -20,7 +20,7 @@ from xml.parsers import expat
 import numpy as np
 from scipy import ndimage
 
-from foveate.cohort.cohort import IGNORE
+from foveate.cohort.cohort import IGNORE, Box
 from foveate.cohort.listing import read_json
 from foveate.errors import InputError, Problem, refuse
 from foveate.text import closest
@@ -28,17 +28,6 @@ from foveate.text import closest
 PREDICTIONS = "predictions.json"  # what `foveate predict` writes boxes to
 LARGEST = 64 << 20  # bytes of an XML file that are read
 REDRAW = "Correct the box, or remove it."
-
-
-@dataclass(frozen=True)
-class Box:
-    """edges ``(2 n)``: low corner, high corner. name: of its class. ignored: an answer to it neither counts nor teaches
-    ("difficult", "iscrowd"). score: of a box that was predicted, in [0, 1]."""
-
-    edges: tuple[float, ...]
-    name: str
-    ignored: bool = False
-    score: float = 1.0
 
 
 @dataclass(frozen=True)

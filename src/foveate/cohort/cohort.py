@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from foveate.errors import Problem
 
@@ -13,13 +13,27 @@ IGNORE = 255  # label value that carries no information, in every layout
 TaskName = Literal["segmentation", "classification", "regression", "detection"]
 
 
-class Box(NamedTuple):
-    """A box around a structure, the name or value of a class: low and high ends along each array axis of the image as
-    stored, in voxels from the outer face of the first one."""
+@dataclass(frozen=True)
+class Box:
+    """A box around a structure of an image of n dimensions.
 
-    structure: str
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    edges ``(2 n)``: low corner, high corner, along the array axes of the image as stored, in voxels from the outer face
+    of the first one. name: of its class; in boxes.csv also its value. ignored: an answer to it neither counts nor
+    teaches ("difficult", "iscrowd"). score: of a box that was predicted, in [0, 1].
+    """
+
+    edges: tuple[float, ...]
+    name: str
+    ignored: bool = False
+    score: float = 1.0
+
+    @property
+    def low(self) -> tuple[float, ...]:
+        return self.edges[: len(self.edges) // 2]
+
+    @property
+    def high(self) -> tuple[float, ...]:
+        return self.edges[len(self.edges) // 2 :]
 
 
 @dataclass(frozen=True)

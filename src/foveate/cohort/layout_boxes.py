@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from foveate.cohort.boxes import Annotation, Box, alike_names, judge_boxes, mask_boxes, read_coco, read_voc
-from foveate.cohort.cohort import IGNORE, Case, Cohort
+from foveate.cohort.boxes import Annotation, alike_names, judge_boxes, mask_boxes, read_coco, read_voc
+from foveate.cohort.cohort import IGNORE, Box, Case, Cohort
 from foveate.cohort.facts import CaseFacts
 from foveate.cohort.layout_classes import one_kind_of_file
 from foveate.cohort.layout_nnunet import group_channels

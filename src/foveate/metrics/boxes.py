@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from foveate.boxes import iou
-from foveate.cohort.boxes import Box, read_coco
-from foveate.cohort.cohort import Cohort
+from foveate.cohort.boxes import read_coco
+from foveate.cohort.cohort import Box, Cohort
 from foveate.cohort.layout_boxes import open_annotations, settle_boxes
 from foveate.cohort.layouts import find_cohort
 from foveate.cohort.listing import read_json
