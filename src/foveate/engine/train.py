@@ -117,22 +117,8 @@ def train(
             settings.network = settings.network.model_copy(update={"boxes": True})
         first = pretraining(settings, folder.path / "prepared") if settings.pretrain.name else None
         model = read_start(settings.init) if settings.init and not folder.resumed else None
-        keep = settings.unlabelled_outliers == "keep"
-        takes_missing = network_class(settings.network).takes_missing
-        report = check(
-            data,
-            labelled=labelled,
-            needs_labels=kind.learns_labels and not kind.learns_boxes,
-            keep_outliers=keep,
-            takes_missing=takes_missing,
-            task=settings.task,
-        )
-        report.raise_if_refused()
+        report = usable(data, labelled, settings, kind)
         fabric = launch(settings)
-        if kind.learns_boxes:
-            refuse_without_boxes(settings, report)
-        if kind.uses_unlabelled and kind.learns_labels and not report.cohort.unlabelled:
-            refuse_method_without_unlabelled(settings, report)
         plan = settle_plan(folder, fabric, report, settings, model)
         here = Session(fabric, report, plan, stop, progress)
         start: Callable[[], SavedModel] | None = None
@@ -142,6 +128,24 @@ def train(
             start = partial(read_start, str(pretrain_first(here, folder, first, begun[settings.clock])))
         fit(here, folder, settings, schedule_of(settings, begun[settings.clock], first), start)
     return folder.path
+
+
+def usable(data: str | Path, labelled: str | Path | None, settings: Config, kind: type[Method]) -> CheckReport:
+    """What the check says of ``data``. Raises InputError where ``kind`` cannot be trained on it."""
+    report = check(
+        data,
+        labelled=labelled,
+        needs_labels=kind.learns_labels and not kind.learns_boxes,
+        keep_outliers=settings.unlabelled_outliers == "keep",
+        takes_missing=network_class(settings.network).takes_missing,
+        task=settings.task,
+    )
+    report.raise_if_refused()
+    if kind.learns_boxes:
+        refuse_without_boxes(settings, report)
+    if kind.uses_unlabelled and kind.learns_labels and not report.cohort.unlabelled:
+        refuse_method_without_unlabelled(settings, report)
+    return report
 
 
 @dataclass(frozen=True)
