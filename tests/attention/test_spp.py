@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from foveate.attention import PyramidPooling
-from foveate.layers import mean_pool
+from foveate.attention.spp import unpool
+from foveate.layers import interpolate, mean_pool
 
 SIZES = [(7, 11), (16, 8), (5, 7, 9), (1, 3, 17)]
 every_size = pytest.mark.parametrize("size", SIZES)
@@ -45,6 +46,15 @@ def test_one_scale_alone_is_that_pyramid_level(size):
     block.of_voxel.bias.data[0] = 1e4
     torch.testing.assert_close(block(x), x)
     assert (block.attention(x) == 0).all()
+
+
+@every_size
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+def test_means_come_back_as_interpolation_brings_them(size, stride):
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    pooled = mean_pool(x, stride)
+    expected = interpolate(pooled, [n * stride for n in pooled.shape[2:]])[:, :, *(slice(n) for n in size)]
+    torch.testing.assert_close(unpool(pooled, stride, x), expected)
 
 
 def test_means_of_blocks():

