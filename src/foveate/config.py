@@ -55,6 +55,7 @@ class MethodConfig(Strict):
 
     unlabelled_weight: weight of the unlabelled loss once ramped up, 0 makes every method supervised; none: the method's
     own.
+    unlabelled_share: share of a batch's images that are unlabelled once these teach; none: the method's own.
     start: fraction of training before unlabelled scans enter; none: the method's own. ramp: fraction over which their
     weight grows.
     confidence: a voxel teaches only where the teacher's highest probability reaches this value; none: the method's own.
@@ -66,6 +67,7 @@ class MethodConfig(Strict):
     # No method has measured better than the baseline everywhere; docs/benchmarks.md says what was measured.
     name: str = "supervised"
     unlabelled_weight: float | None = Field(default=None, ge=0)
+    unlabelled_share: float | None = Field(default=None, gt=0, lt=1)
     start: float | None = Field(default=None, ge=0, lt=1)
     ramp: float = Field(default=0.1, ge=0, le=1)
     confidence: float | None = Field(default=None, ge=0, lt=1)

@@ -133,6 +133,13 @@ def test_reading_ahead_gives_the_batches_of_their_steps_across_the_change_of_sha
         assert batch.seed == expected.seed
 
 
+def test_few_unlabelled_scans_take_their_share_of_a_batch_and_no_more(tmp_path):
+    source = sampler(toy_cohort(tmp_path, PLAN, labelled=6, unlabelled=2))
+    method = build(METHODS["mean_teacher"], start=0.0, ramp=0.0)
+    batch = next(iter(read_ahead(source, method, Schedule(2, None))))
+    assert (len(batch.images), len(batch.weak)) == (3, 1)
+
+
 # --- players
 
 

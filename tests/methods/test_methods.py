@@ -285,6 +285,23 @@ def test_the_baseline_never_asks_for_unlabelled_images():
     assert method.shares(5, 1.0) == (5, 0)
 
 
+def test_unlabelled_images_take_the_share_that_is_asked_for_once_they_teach():
+    shares = {asked: build("fixmatch", start=0.2, unlabelled_share=asked) for asked in (None, 0.25, 0.75, 0.99)}
+    assert {asked: method.shares(8, 1.0) for asked, method in shares.items()} == {
+        None: (4, 4),
+        0.25: (6, 2),
+        0.75: (2, 6),
+        0.99: (1, 7),
+    }
+    assert {method.shares(8, 0.1) for method in shares.values()} == {(8, 0)}
+    assert shares[0.25].shares(2, 1.0) == (1, 1)
+
+
+def test_a_handful_of_unlabelled_images_is_not_shown_more_often_than_labelled_ones():
+    method = build("mean_teacher", start=0.0, ramp=0.0)
+    assert [method.shares(8, 1.0, pool) for pool in (0.9, 0.5, 0.3, 0.01)] == [(4, 4), (4, 4), (6, 2), (7, 1)]
+
+
 def test_the_ramp_without_length_is_a_step():
     method = build("mean_teacher", start=0.3, ramp=0.0)
     assert (method.weight(0.29), method.weight(0.3)) == (0.0, 1.0)

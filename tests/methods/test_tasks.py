@@ -76,6 +76,12 @@ def trained(method, folder, plan, steps=3):
     return losses
 
 
+def test_the_mean_teacher_sees_more_unlabelled_images_when_it_learns_classes():
+    found = {task: build("mean_teacher", plan_of(task)).shares(16, 1.0) for task in TASKS}
+    assert found == {"classes": (4, 12), "several": (4, 12), "number": (8, 8)}
+    assert build("mean_teacher", plan_of("classes"), unlabelled_share=0.5).shares(16, 1.0) == (8, 8)
+
+
 @served
 def test_a_served_task_trains(task, name, tmp_path):
     plan = plan_of(task)

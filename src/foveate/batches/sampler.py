@@ -79,7 +79,7 @@ class Sampler:
     takes_missing: whether the network takes images of which modalities are missing (NaN); labelled images and strong
     views then lose some at random, weak views keep what the scan has.
     pseudo: prepared unlabelled cases whose labels are pseudo-labels, by id, put there between two steps. round: how
-    often that has happened.
+    often that has happened. pool: share of its images that are unlabelled.
     boxed, masks: for a method that learns from boxes: the unlabelled cases, with their filled boxes for labels, and
     labels without images.
     """
@@ -99,6 +99,7 @@ class Sampler:
         self.boxed, self.masks = boxed or {}, masks or {}
         self.cohort, self.plan, self.augment = cohort, plan, augment
         self.labelled, self.unlabelled = list(split.train), list(split.unlabelled)
+        self.pool = len(self.unlabelled) / max(len(self.labelled) + len(self.unlabelled), 1)
         self.seed, self.device = seed, device
         self.drops = takes_missing and augment.modality_p > 0 and len(plan.channels) > 1
         self.pseudo: dict[str, PreparedCase] = {}

@@ -93,7 +93,7 @@ def read_ahead(
             # Without unlabelled scans, or the pseudo-labels that they are to teach by, every image is a labelled one:
             # the clock may pass a method's start after before_step has looked, and the labels come a step later.
             teaches = sampler.pseudo if method.labellings else sampler.unlabelled
-            shares = method.shares(size, schedule.progress) if teaches else (size, 0)
+            shares = method.shares(size, schedule.progress, sampler.pool) if teaches else (size, 0)
             wanted = (*shares, sampler.round)
             for step in range(schedule.step, schedule.step + AHEAD + 1):
                 if step not in waiting:

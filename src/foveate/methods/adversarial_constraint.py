@@ -60,7 +60,7 @@ class AdversarialConstraint(Method):
     def players(self) -> dict[str, nn.Module]:
         return {"network": self.network, "critic": self.critic}
 
-    def shares(self, batch: int, progress: float) -> tuple[int, int]:
+    def shares(self, batch: int, progress: float, pool: float = 1.0) -> tuple[int, int]:
         """All images have boxes; with ``paired_masks`` half of them have a mask."""
         paired = batch // 2 if self.config.paired_masks else 0
         return paired, batch - paired

@@ -55,7 +55,7 @@ class DeepBelief(Method):
     def players(self) -> dict[str, nn.Module]:
         return {"network": nn.ModuleList([self.network, self.belief])}
 
-    def shares(self, batch: int, progress: float) -> tuple[int, int]:
+    def shares(self, batch: int, progress: float, pool: float = 1.0) -> tuple[int, int]:
         return 0, batch
 
     def layer(self, progress: float) -> int:

@@ -48,7 +48,7 @@ class MaskedAutoencoder(Method):
     def players(self) -> dict[str, nn.Module]:
         return {"network": nn.ModuleList([self.network, self.head])}
 
-    def shares(self, batch: int, progress: float) -> tuple[int, int]:
+    def shares(self, batch: int, progress: float, pool: float = 1.0) -> tuple[int, int]:
         return 0, batch
 
     def turns(self, batch: Batch, progress: float) -> Iterator[Turn]:

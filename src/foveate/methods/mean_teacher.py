@@ -4,11 +4,13 @@ Source: Tarvainen & Valpola, "Mean teachers are better role models", NeurIPS 201
 Departures: the consistency loss is the task's own loss against the teacher's probabilities (soft Dice and
 cross-entropy) in place of the squared difference, because an overlap loss does not drown in background; the
 teacher sees geometry alone and the student intensity changes on top (FixMatch, Sohn 2020), both through the same
-geometry, so that voxels correspond; unlabelled images replace half of the labelled ones after ``start``.
+geometry, so that voxels correspond; unlabelled images replace half of the labelled ones after ``start``, of whole
+images three quarters, where an image has but one answer to learn from.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -20,6 +22,7 @@ from foveate.methods.method import ANY_TASK, BOXES, Method, divide, weighted
 
 class MeanTeacher(Method):
     strong_views: ClassVar[int] = 1
+    unlabelled_shares: ClassVar[Mapping[str, float]] = {"classification": 0.75}
     tasks: ClassVar[tuple[str, ...]] = (*ANY_TASK, BOXES)
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:

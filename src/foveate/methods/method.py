@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -33,6 +33,8 @@ class Method(nn.Module):
     watches_images: true of pre-training whose images held back show what it has learnt by heart.
     unlabelled_weight: weight of the unlabelled loss once ramped up, unless the configuration says otherwise. A squared
         difference of probabilities is small beside cross-entropy and Dice, so methods that learn by it weigh it more.
+    unlabelled_shares: by task, the share of a batch that is unlabelled once such images teach, where it is not a half
+        and the configuration says nothing.
     confidence: a pseudo-label teaches where it is surer than this, unless the configuration or the task says otherwise
         (sureness).
     build: makes another network for the same task and plan, with other random weights; ``build("name")`` one of
@@ -48,6 +50,7 @@ class Method(nn.Module):
     learns_labels: ClassVar[bool] = True
     learns_boxes: ClassVar[bool] = False
     watches_images: ClassVar[bool] = False
+    unlabelled_shares: ClassVar[Mapping[str, float]] = {}
     confidence: ClassVar[float] = 0.0
     tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
     reason: ClassVar[str] = "compares answers voxel by voxel"
@@ -63,6 +66,8 @@ class Method(nn.Module):
         self.start = self.start if config.start is None else config.start
         weight = config.unlabelled_weight
         self.unlabelled_weight = self.unlabelled_weight if weight is None else weight
+        share = config.unlabelled_share
+        self.unlabelled_share = self.unlabelled_shares.get(task.name, 0.5) if share is None else share
         self.sureness = next(c for c in (config.confidence, task.confidence, self.confidence) if c is not None)
 
     def players(self) -> dict[str, nn.Module]:
@@ -80,13 +85,17 @@ class Method(nn.Module):
         t = 1.0 if self.config.ramp == 0 else min((progress - self.start) / self.config.ramp, 1.0)
         return self.unlabelled_weight * math.exp(-5.0 * (1 - t) ** 2)
 
-    def shares(self, batch: int, progress: float) -> tuple[int, int]:
+    def shares(self, batch: int, progress: float, pool: float = 1.0) -> tuple[int, int]:
         """How many of ``batch`` images are labelled and unlabelled. Unlabelled ones replace labelled ones, so that a
         step sends as many images through the student as one of the baseline; a method that looks at an image more than
-        once stays below 2.2 steps of the baseline (a forward pass without gradient is a third of one with)."""
+        once stays below 2.2 steps of the baseline (a forward pass without gradient is a third of one with).
+
+        pool: share of the images of the dataset that are unlabelled. They take no more of a batch, so that a handful
+        of them is not shown more often than what has labels.
+        """
         if self.weight(progress) == 0:
             return batch, 0
-        unlabelled = max(batch // 2, 1)
+        unlabelled = max(int(batch * min(self.unlabelled_share, pool)), 1)
         return max(batch - unlabelled, 1), unlabelled
 
     def turns(self, batch: Batch, progress: float) -> Iterator[Turn]:
