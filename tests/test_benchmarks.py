@@ -17,7 +17,7 @@ from foveate.bench.draws import Draws
 from foveate.bench.page import check_section
 from foveate.bench.pools import read_pools
 from foveate.bench.rows import read_rows
-from foveate.cohort.layouts import read_ids
+from foveate.cohort.layouts import find_cohort, read_ids
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SPLITS, RESULTS = BENCHMARKS / "splits", BENCHMARKS / "results"
@@ -25,6 +25,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import common  # noqa: E402
 import dbn_volume  # noqa: E402
+import few_labels  # noqa: E402
 import localisation  # noqa: E402
 import planted  # noqa: E402
 import throughput  # noqa: E402
@@ -86,18 +87,43 @@ def test_a_side_that_fails_to_start_is_not_left_behind(tmp_path: Path) -> None:
         os.kill(int(mark.read_text()), 0)
 
 
-def test_the_comparison_of_volumes_runs_and_tells_the_scored_apart(tmp_path: Path) -> None:
-    """Boxes of several sizes on a dark ground: what is bright can be summed, the mean cannot know."""
+def boxes_of_several_sizes(folder: Path, cases: int) -> list[str]:
+    """Scans, of voxels of 1 x 2 x 1 mm, and their labels; their ids."""
     rng = np.random.default_rng(0)
     for part in ("images", "labels"):
-        (tmp_path / part).mkdir()
-    for case in range(14):
+        (folder / part).mkdir(parents=True)
+    ids = [f"c{case:02}" for case in range(cases)]
+    for case, name in enumerate(ids):
         label = np.zeros((16, 16, 16), np.uint8)
         label[3 : 6 + case % 8, 4:12, 4:12] = 1
         image = (100 * label + rng.normal(0, 5, label.shape)).astype(np.float32)
         for part, array in (("images", image), ("labels", label)):
-            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / part / f"c{case:02}.nii.gz")
-    ids = [f"c{case:02}" for case in range(14)]
+            nib.save(nib.Nifti1Image(array, np.diag([1.0, 2, 1, 1])), folder / part / f"{name}.nii.gz")
+    return ids
+
+
+def test_few_labels_keep_their_parts_apart_and_volumes_without_the_label_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = boxes_of_several_sizes(tmp_path / "hippocampus", 40)
+    monkeypatch.setenv("FOVEATE_DATA", str(tmp_path))
+    monkeypatch.setattr(few_labels, "RUNS", tmp_path / "runs")
+    test, choosing = (few_labels.FewLabels("hippocampus_volume", scored, 1, 1, "wall") for scored in few_labels.FIFTHS)
+    parts = [{case.id for case in part} for part in (test.scored, choosing.scored, choosing.train)]
+    assert all(parts)
+    assert sum(map(len, parts)) == len(set().union(*parts)) == len(ids)
+    assert {case.id for case in test.train} == parts[1] | parts[2]
+    assert len(choosing.draw("50%", 0)) == -(-len(parts[2]) // 2)
+    assert set(choosing.draw("50%", 0)) < parts[2]
+    folder = choosing.work / "train"
+    assert sorted(path.name for path in folder.iterdir()) == ["images", "labels.csv"]
+    volumes = {case.id: case.target for case in find_cohort(folder).cases}
+    assert volumes == {name: pytest.approx((3 + int(name[1:]) % 8) * 64 * 2 / 1000) for name in parts[2]}
+
+
+def test_the_comparison_of_volumes_runs_and_tells_the_scored_apart(tmp_path: Path) -> None:
+    """Boxes of several sizes on a dark ground: what is bright can be summed, the mean cannot know."""
+    ids = boxes_of_several_sizes(tmp_path, 14)
     (tmp_path / "labelled_8.txt").write_text("\n".join(ids[:8]))
     (tmp_path / "scored.txt").write_text("\n".join(ids[8:]))
     data, scored = ["--data", str(tmp_path)], ["--scored", str(tmp_path / "scored.txt")]
