@@ -31,7 +31,8 @@ import planted  # noqa: E402
 import throughput  # noqa: E402
 
 SECTIONS = ("hippocampus", "hippocampus-validation", "left-atrium", "throughput", "memory", "metrics")
-SECTIONS += ("modalities", "dbn-volume", "localisation")
+SECTIONS += ("modalities", "dbn-volume", "localisation", "few-labels-bccd", "few-labels-brain-tumour-15-minutes")
+SECTIONS += ("few-labels-hippocampus-boxes", "few-labels-hippocampus-volume")
 
 
 @pytest.mark.parametrize("name", SECTIONS)
