@@ -105,8 +105,7 @@ class FewLabels:
             "clock": clock,
         }
         self.file = RESULTS / f"{dataset}.csv"
-        source = data_folder(self.about.source)
-        self.cohort = find_cohort(source) if self.about.volumes else find_cohort(source, self.about.task)
+        self.cohort = find_cohort(data_folder(self.about.source), None if self.about.volumes else self.about.task)
         fifths = {case.id: _number(case.id) % 5 for case in self.cohort.cases}
         self.train = [case for case in self.cohort.cases if fifths[case.id] not in (FIFTHS["test"], FIFTHS[scored])]
         self.scored = [case for case in self.cohort.cases if fifths[case.id] == FIFTHS[scored]]
