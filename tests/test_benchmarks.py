@@ -32,7 +32,7 @@ import throughput  # noqa: E402
 
 SECTIONS = ("hippocampus", "hippocampus-validation", "left-atrium", "throughput", "memory", "metrics")
 SECTIONS += ("modalities", "dbn-volume", "localisation", "few-labels-bccd", "few-labels-brain-tumour-15-minutes")
-SECTIONS += ("few-labels-hippocampus-boxes", "few-labels-hippocampus-volume")
+SECTIONS += ("few-labels-hippocampus-boxes", "few-labels-hippocampus-volume", "few-to-calibrate")
 
 
 @pytest.mark.parametrize("name", SECTIONS)

@@ -80,6 +80,20 @@ def test_too_few_cases_are_said_and_change_nothing() -> None:
         assert fit_temperature(9 * logits, targets) == 1.0
 
 
+@pytest.mark.parametrize("temperature", [2.0, 4.0])
+def test_the_fewest_cases_that_count_are_better_than_none(temperature: float) -> None:
+    logits, targets = drawn(40 * FEWEST, 4, True, seed=5)
+    others, labels = drawn(20000, 4, True, seed=6)
+
+    def loss(taken: float) -> float:
+        return float(functional.cross_entropy(temperature * others / taken, labels))
+
+    parts = zip(logits.split(FEWEST), targets.split(FEWEST), strict=True)
+    found = [loss(fit_temperature(temperature * few, right)) for few, right in parts]
+    assert sum(found) / len(found) < loss(1.0) - 0.1
+    assert max(found) < loss(temperature) + 0.25, "the even case keeps the worst of forty draws in bounds"
+
+
 def test_logits_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match="not finite"):
         fit_temperature(torch.full((20, 2), math.inf), torch.eye(2).repeat(10, 1))
