@@ -191,5 +191,6 @@ def test_help_of_train_names_every_method_and_network_and_the_defaults() -> None
     text = " ".join(foveate("train", "--help").stdout.replace("│", " ").split())
     for name in [*METHODS, *NETWORKS]:
         assert name in text
-    assert f"{Config().method.name} (default)" in text
+    assert "supervised (default)" in text
+    assert "mean_teacher (default where few of many images have a class)" in text
     assert f"{Config().network.name} (default)" in text

@@ -34,7 +34,7 @@ def test_demo_compares_two_methods_and_keeps_an_earlier_demo(tmp_path: Path, mon
     assert result.exit_code == 0, result.output
     assert earlier.read_text() == "an earlier demo"
     folder = tmp_path / "out" / "2"
-    methods = {demo.BASELINE, demo.compared_method()}
+    methods = {demo.BASELINE, demo.COMPARED}
     assert {path.stem for path in (folder / "scores").iterdir()} == methods
     assert all(method in result.output for method in methods)
     assert str(folder / "report.html") in result.output.replace("\n", "")
@@ -57,7 +57,7 @@ def test_demo_of_classification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     result = CliRunner().invoke(app, ["demo", str(tmp_path / "out"), "--task", "classification", "--minutes", "0.15"])
     assert result.exit_code == 0, result.output
     folder = tmp_path / "out" / "1"
-    for method in (demo.BASELINE, demo.compared_method()):
+    for method in (demo.BASELINE, demo.COMPARED):
         assert (folder / "predictions" / method / "predictions.csv").read_text().count("\n") == 13
         assert method in result.output
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -77,7 +77,7 @@ def test_demo_of_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     result = CliRunner().invoke(app, ["demo", str(tmp_path / "out"), "--task", "detection", "--minutes", "0.1"])
     assert result.exit_code == 0, result.output
     folder = tmp_path / "out" / "1"
-    for method in (demo.BASELINE, demo.compared_method()):
+    for method in (demo.BASELINE, demo.COMPARED):
         found = json.loads((folder / "predictions" / method / "predictions.json").read_text())
         assert len(found["images"]) == len(list((folder / "predictions" / method / "pictures").iterdir())) == 3
         assert method in result.output

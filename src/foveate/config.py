@@ -53,6 +53,7 @@ class NetworkConfig(Strict):
 class MethodConfig(Strict):
     """Name of METHODS and the options of the methods that learn from unlabelled scans.
 
+    name: none: ``default_method`` chooses, by the task and by how few of the images have labels.
     unlabelled_weight: weight of the unlabelled loss once ramped up, 0 makes every method supervised; none: the method's
     own.
     unlabelled_share: share of a batch's images that are unlabelled once these teach; none: the method's own.
@@ -64,8 +65,7 @@ class MethodConfig(Strict):
     what the critic thinks, and whether a mask also teaches beside its own image.
     """
 
-    # No method has measured better than the baseline everywhere; docs/benchmarks.md says what was measured.
-    name: str = "supervised"
+    name: str | None = None
     unlabelled_weight: float | None = Field(default=None, ge=0)
     unlabelled_share: float | None = Field(default=None, gt=0, lt=1)
     start: float | None = Field(default=None, ge=0, lt=1)

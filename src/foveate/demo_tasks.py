@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from foveate.demo import BASELINE, compared_method, hardly_trained, new_folder, verdict
+from foveate.demo import BASELINE, COMPARED, hardly_trained, new_folder, verdict
 
 if TYPE_CHECKING:
     from foveate.metrics.task_result import TaskEvaluation
@@ -56,7 +56,7 @@ def run_tour(tour: Tour, out: Path, minutes: float | None, seed: int, quiet: boo
     folder = new_folder(out)
     console.print(f"Drawing {tour.pictures}, {tour.test} for the test.")
     tour.simulate(folder / "pictures")
-    method, minutes = compared_method(), MINUTES if minutes is None else minutes
+    method, minutes = COMPARED, MINUTES if minutes is None else minutes
     scores = {name: tour.score(folder, name, minutes) for name in (BASELINE, method)}
     logs = {name: read_log(folder / name) for name in scores}
     steps = {name: max((record["step"] for record in log), default=0) for name, log in logs.items()}

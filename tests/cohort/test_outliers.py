@@ -12,6 +12,7 @@ import foveate
 from foveate.cohort.check import CheckReport, check
 from foveate.cohort.facts import thumbnail
 from foveate.errors import InputError, Problem
+from foveate.methods import default_method
 from foveate.report.run import read_log
 from toys import tiny_plan
 
@@ -160,17 +161,9 @@ def test_a_method_without_what_it_learns_from_is_refused_with_the_way_out(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_default_that_learns_from_unlabelled_scans_does_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from foveate.config import MethodConfig
-    from foveate.methods import METHODS, MeanTeacher
-
-    monkeypatch.setitem(METHODS, MethodConfig().name, MeanTeacher)
-    root = cohort(tmp_path / "scans", cases=2, labelled=2)  # and fewer labelled scans than a batch holds
-    run = foveate.train(root, planned(tmp_path / "run"), steps=2, device="cpu")
-    assert "There are no unlabelled scans" in capsys.readouterr().out
-    assert (run / "model").exists()
+def test_the_default_needs_no_unlabelled_scans() -> None:
+    for task in ("segmentation", "classification", "regression", "detection"):
+        assert default_method(task, labelled=4, unlabelled=0) == "supervised"
 
 
 def test_a_class_that_the_draw_lacks_is_named_with_the_draw(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from foveate.batches.grid import Grid
 from foveate.cohort.check import check
 from foveate.cohort.fingerprint import fingerprint
 from foveate.cohort.planning import CPU, make_plan
-from foveate.config import NetworkConfig
+from foveate.config import NetworkConfig, load_config
 from foveate.engine.train import train
 from foveate.errors import InputError
 from foveate.io.volume import Volume
@@ -73,6 +73,19 @@ def test_run_of_classification(run, pictures):
     page = (run / "report.html").read_text()
     for words in ("Validation macro F1", "Answers for held-back cases", "Answer: ", "Label: dark"):
         assert words in page
+
+
+@pytest.mark.parametrize(("few", "method"), [(5, "mean_teacher"), (6, "supervised")])
+def test_the_method_of_few_labelled_pictures(pictures, tmp_path, few, method, capsys):
+    """At most a fifth of 28, and one more; a run that goes on keeps its method."""
+    names = [f"{kind}/{file.stem}" for kind in ("dark", "bright") for file in sorted((pictures / kind).iterdir())]
+    (tmp_path / "ids.txt").write_text("\n".join([*names[: few - 1], names[-1]]))
+    start(tmp_path / "run", pictures)
+    for _ in range(2):
+        train(pictures, tmp_path / "run", labelled=tmp_path / "ids.txt", steps=2, device="cpu", resume=True)
+        assert load_config(tmp_path / "run" / "config.yaml").method.name == method
+    said = f"Method: {method}, as {few} of 28 images have labels" in " ".join(capsys.readouterr().out.split())
+    assert said == (method != "supervised")
 
 
 def test_table_of_probabilities(run, pictures, tmp_path):

@@ -5,21 +5,28 @@ Everything here answers from the configuration and the check of the dataset, and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from foveate.cohort.box_table import BOXES, MASKS, MOST
 from foveate.cohort.check import CheckReport
+from foveate.cohort.cohort import Cohort
 from foveate.cohort.layouts import task_of
-from foveate.config import Config, MethodConfig, PretrainConfig
+from foveate.config import Config, PretrainConfig
 from foveate.errors import InputError, Problem, refuse
-from foveate.methods import METHODS, PRETRAINING, Method
+from foveate.methods import METHODS, PRETRAINING, Method, Supervised, default_method
 from foveate.networks import settle_network
 from foveate.text import closest
 
 
 def method_class(settings: Config) -> type[Method]:
-    """The class of ``settings.method.name``. Raises InputError with the nearest name for an unknown one."""
+    """The class of ``settings.method.name``. Raises InputError with the nearest name for an unknown one.
+
+    Until ``settle_method`` has chosen one, the baseline stands for it: it needs no more than any other it may choose.
+    """
     name = settings.method.name
+    if name is None:
+        return Supervised
     if name not in METHODS:
         raise refuse("configuration", "method.name", name, f"one of {', '.join(METHODS)}", closest(name, METHODS))
     return METHODS[name]
@@ -42,6 +49,18 @@ def settle_task(settings: Config, data: str | Path) -> Config:
             fix = "Choose one of these, or leave it out."
             raise refuse("configuration", "method.name", found, f"a method for {task}: {', '.join(able)}", fix)
     return settings.model_copy(update={"task": task, "network": network})
+
+
+def settle_method(settings: Config, cohort: Cohort, note: Callable[[str], None]) -> Config:
+    """The settings with the method that serves ``cohort`` best where none was asked for; another than the baseline is
+    noted."""
+    if settings.method.name is not None:
+        return settings
+    labelled, unlabelled = len(cohort.labelled), len(cohort.unlabelled)
+    name = default_method(cohort.task, labelled, unlabelled)
+    if METHODS[name] is not Supervised:
+        note(f"Method: {name}, as {labelled} of {labelled + unlabelled} images have labels. --method takes another.")
+    return settings.model_copy(update={"method": settings.method.model_copy(update={"name": name})})
 
 
 def pretraining(settings: Config, cache: Path) -> Config:
@@ -74,9 +93,7 @@ def pretraining(settings: Config, cache: Path) -> Config:
 
 
 def refuse_method_without_unlabelled(settings: Config, report: CheckReport) -> None:
-    """Raise InputError for a method that was asked for and has nothing to work on; the default does without."""
-    if settings.method.name == MethodConfig().name:
-        return
+    """Raise InputError for a method that has nothing to work on."""
     cohort = report.cohort
     aside = sum(problem.severity == "aside" for problem in report.problems)
     found = f"{settings.method.name}, and {len(cohort.labelled)} scans that all have a label"

@@ -40,6 +40,7 @@ from foveate.engine.settle import (
     pretraining,
     refuse_method_without_unlabelled,
     refuse_without_boxes,
+    settle_method,
     settle_task,
 )
 from foveate.engine.signals import StopSignals, stop_signals
@@ -118,6 +119,7 @@ def train(
         first = pretraining(settings, folder.path / "prepared") if settings.pretrain.name else None
         model = read_start(settings.init) if settings.init and not folder.resumed else None
         report = usable(data, labelled, settings, kind)
+        settings = settle_method(settings, report.cohort, progress.note)
         fabric = launch(settings)
         plan = settle_plan(folder, fabric, report, settings, model)
         here = Session(fabric, report, plan, stop, progress)

@@ -48,4 +48,16 @@ METHODS: dict[str, type[Method]] = {
 # What --pretrain may name: the method that makes the weights to start from.
 PRETRAINING = {"masked_autoencoder": "masked_autoencoder", "dbn": "deep_belief"}
 
-__all__ = ["METHODS", "PRETRAINING", "DeepBelief", "Method", "SelfTraining", "Supervised"]
+FEW = 0.2  # share of the images that have labels, up to which labels are few
+
+
+def default_method(task: str, labelled: int, unlabelled: int) -> str:
+    """What trains where no method is asked for: the one that measured best (docs/benchmarks.md).
+
+    The mean teacher where few of many images have a class, else the baseline, which no method beat on all data.
+    """
+    few = labelled <= FEW * (labelled + unlabelled)
+    return "mean_teacher" if task == "classification" and few else "supervised"
+
+
+__all__ = ["METHODS", "PRETRAINING", "DeepBelief", "Method", "SelfTraining", "Supervised", "default_method"]
