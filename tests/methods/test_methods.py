@@ -297,6 +297,15 @@ def test_unlabelled_images_take_the_share_that_is_asked_for_once_they_teach():
     assert shares[0.25].shares(2, 1.0) == (1, 1)
 
 
+def test_no_unlabelled_image_is_left_without_a_partner_to_paste_into():
+    for asked in (0.25, 0.75):
+        method = build("copy_paste", start=0.0, ramp=0.0, unlabelled_share=asked)
+        for batch in (2, 5, 8):
+            labelled, unlabelled = method.shares(batch, 1.0)
+            assert labelled + unlabelled == batch
+            assert unlabelled <= labelled
+
+
 def test_a_handful_of_unlabelled_images_is_not_shown_more_often_than_labelled_ones():
     method = build("mean_teacher", start=0.0, ramp=0.0)
     assert [method.shares(8, 1.0, pool) for pool in (0.9, 0.5, 0.3, 0.01)] == [(4, 4), (4, 4), (6, 2), (7, 1)]

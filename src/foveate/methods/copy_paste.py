@@ -3,8 +3,8 @@
 Source: Bai et al., "Bidirectional Copy-Paste for Semi-Supervised Medical Image Segmentation", CVPR 2023.
 Departures: the unlabelled part's weight ramps up and is used (the published code computes a ramp and never uses it);
 the teacher's average covers buffers too; the last averaged weights are the model (the published code picks its
-checkpoint on test data); no separate pre-training run: labelled images alone until ``start``; the teacher's
-probabilities are the pseudo-label, without cleaning by largest component, which not every structure allows.
+checkpoint on test data); no separate pre-training run, in which the published code pastes labelled scans into each
+other: labelled images alone until ``start``; the unlabelled part weighs 1, not 0.5; the teacher's probabilities are the pseudo-label, without cleaning by largest component, which not every structure allows.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ SIDE = 2 / 3  # side of the pasted box as a share of the patch, as published
 
 class CopyPaste(Method):
     reason: ClassVar[str] = "pastes a part of one scan into another, where the answer for the whole does not follow"
+
+    def shares(self, batch: int, progress: float, pool: float = 1.0) -> tuple[int, int]:
+        """Unlabelled images at most as many as labelled ones: each is pasted into one."""
+        labelled, unlabelled = super().shares(batch, progress, pool)
+        return (labelled, unlabelled) if unlabelled <= labelled else (batch - batch // 2, batch // 2)
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         target = self.task.encode(batch.labels)

@@ -4,7 +4,7 @@ Source: Luo et al., "Efficient Semi-supervised Gross Target Volume of Nasopharyn
 Uncertainty Rectified Pyramid Consistency" (URPC), MICCAI 2021. Departures: labelled images are learnt by the
 task's own loss at every resolution, the coarser ones counting less, not equally at full resolution; each scale is
 averaged by its own weights (as the published code does); the divergence is that of the paper, KL(scale || mean), not
-the reverse; overlapping regions are each a choice of two.
+the reverse; it weighs 1, not 0.1 (published code); overlapping regions are each a choice of two.
 """
 
 from __future__ import annotations
