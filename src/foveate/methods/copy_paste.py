@@ -1,10 +1,11 @@
 """Bidirectional copy-paste: boxes of labelled scans inside unlabelled ones and the reverse.
 
-Source: Bai et al., "Bidirectional Copy-Paste for Semi-Supervised Medical Image Segmentation", CVPR 2023.
-Departures: the unlabelled part's weight ramps up and is used (the published code computes a ramp and never uses it);
-the teacher's average covers buffers too; the last averaged weights are the model (the published code picks its
-checkpoint on test data); no separate pre-training run, in which the published code pastes labelled scans into each
-other: labelled images alone until ``start``; the unlabelled part weighs 1, not 0.5; the teacher's probabilities are the pseudo-label, without cleaning by largest component, which not every structure allows.
+Source: Bai et al., "Bidirectional Copy-Paste for Semi-Supervised Medical Image Segmentation", CVPR 2023. Departures:
+the unlabelled part's weight ramps up and is used (the published code computes a ramp and never uses it); the teacher's
+average covers buffers too; the last averaged weights are the model (the published code picks its checkpoint on test
+data); no separate pre-training run, in which the published code pastes labelled scans into each other: labelled images
+alone until ``start``; the unlabelled part weighs 1, not 0.5; the teacher's probabilities are the pseudo-label, without
+cleaning by largest component, which not every structure allows.
 """
 
 from __future__ import annotations

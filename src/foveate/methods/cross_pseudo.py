@@ -1,9 +1,9 @@
 """Cross pseudo supervision: two networks of one architecture, each learns the other's hard answer.
 
-Source: Chen et al., "Semi-Supervised Semantic Segmentation with Cross Pseudo Supervision", CVPR 2021.
-Departures: the task's own loss (soft Dice and cross-entropy) in place of cross-entropy alone; the networks teach each
-other on unlabelled images alone, because a labelled image has a better teacher; that counts as much as the labels, not
-1.5 to 6 times; the model is the average of the first.
+Source: Chen et al., "Semi-Supervised Semantic Segmentation with Cross Pseudo Supervision", CVPR 2021. Departures: the
+task's own loss (soft Dice and cross-entropy) in place of cross-entropy alone; the networks teach each other on
+unlabelled images alone, because a labelled image has a better teacher; that counts as much as the labels, not 1.5 to 6
+times; the model is the average of the first.
 """
 
 from __future__ import annotations

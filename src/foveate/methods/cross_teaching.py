@@ -2,9 +2,8 @@
 
 Source: Luo et al., "Semi-Supervised Medical Image Segmentation via Cross Teaching between CNN and Transformer", MIDL
 2022. Departures: the task's own loss (soft Dice and cross-entropy) in place of Dice alone; the transformer is a U-Net
-with shifted-window attention of the plan's own widths, without pre-trained weights; what they teach each other weighs 1,
-not 0.1 (published code); the model is the average of the
-network of the configuration, whichever of the two that is.
+with shifted-window attention of the plan's own widths, without pre-trained weights; what they teach each other weighs
+1, not 0.1 (published code); the model is the average of the network of the configuration, whichever of the two that is.
 """
 
 from __future__ import annotations
