@@ -81,7 +81,9 @@ bench-modalities: $(READY)
 	$(BIN)/python benchmarks/modalities.py
 
 bench-localisation: $(READY)
-	$(BIN)/python benchmarks/localisation.py --write
+	for seed in 0 1 2; do \
+		$(BIN)/python benchmarks/localisation.py --steps 3000 --size 96 --seed $$seed --write localisation-$$seed \
+		|| exit 1; done
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache src/*.egg-info

@@ -1,6 +1,6 @@
 """Where an answer comes from, when only whole images were labelled: lesions planted into real scans.
 
-    python benchmarks/localisation.py [--data DIR] [--minutes 4 | --steps N] [--size 128] [--write]
+    python benchmarks/localisation.py [--data DIR] [--minutes 4 | --steps N] [--size 128] [--seed 0] [--write SECTION]
 
 The network learns from scans without and with a lesion of soft edge and texture (planted.py), each scan once with one
 and once without. It is told which have one, and not where. Pictures: those of brain_tumour/no_tumor; volumes: a folder
@@ -34,7 +34,6 @@ from foveate.metrics.localisation import Located, localisation_scores, locate
 from foveate.predict.whole import WholePredictor
 from planted import CONTRAST, RADIUS, plant, tissue
 
-SECTION = "localisation"
 SCORED, CHOOSING = 60, 40  # scans that are scored, and that choose the threshold
 
 
@@ -155,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--choosing", type=int, default=CHOOSING)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", type=Path, help="keep the run here")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    parser.add_argument("--write", metavar="SECTION", help="put the table into this section of docs/benchmarks.md")
     given = parser.parse_args(arguments)
     folder = given.data / "images" if (given.data / "images").is_dir() else given.data
     files = [file for file in sorted(folder.iterdir()) if image_suffix(file)]
@@ -193,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     text = f"{said}\n\n{table}\n\n{lesion}\n\n`python benchmarks/localisation.py {' '.join(options)}` · {origin}"
     print(text)
     if given.write:
-        write_section(SECTION, text)
+        write_section(given.write, text)
     return text
 
 

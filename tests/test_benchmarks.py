@@ -31,8 +31,9 @@ import planted  # noqa: E402
 import throughput  # noqa: E402
 
 SECTIONS = ("hippocampus", "hippocampus-validation", "left-atrium", "throughput", "memory", "metrics")
-SECTIONS += ("modalities", "dbn-volume", "localisation", "few-labels-bccd", "few-labels-brain-tumour-15-minutes")
-SECTIONS += ("few-labels-hippocampus-boxes", "few-labels-hippocampus-volume", "few-to-calibrate")
+SECTIONS += ("modalities", "dbn-volume", "localisation-0", "localisation-1", "localisation-2", "few-labels-bccd")
+SECTIONS += ("few-labels-brain-tumour-15-minutes", "few-labels-brain-tumour-shares", "few-to-calibrate")
+SECTIONS += ("few-labels-hippocampus-boxes", "few-labels-hippocampus-volume")
 
 
 @pytest.mark.parametrize("name", SECTIONS)

@@ -71,6 +71,16 @@ def test_images_do_not_see_each_other(bottleneck):
     torch.testing.assert_close(network(changed)[0], alone[0], rtol=1e-5, atol=1e-6)
 
 
+def test_a_position_sees_five_voxels_to_every_side():
+    network, x = network_and_images(PLANS["2D"], images=1)
+    assert network.stride == (4, 4)
+    x.requires_grad_()
+    network.encode(x)[-1][0, :, 4, 5].sum().backward()  # centred on voxel 16, 20
+    seen = x.grad[0, 0] != 0
+    assert seen.nonzero().min(0).values.tolist() == [16 - 5, 20 - 5]
+    assert seen.nonzero().max(0).values.tolist() == [16 + 5, 20 + 5]
+
+
 def test_what_is_masked_is_not_attended_to():
     """However loud it is."""
     network, x = network_and_images(PLANS["2D"])

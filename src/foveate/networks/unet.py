@@ -32,7 +32,12 @@ Upsampling = Callable[[int, int, int, Sequence[int]], nn.Module]  # (dims, input
 
 
 class Residual(nn.Module):
-    """conv(stride) - norm - act - conv - norm, plus the (projected) input, act. ``[B, I, *S] -> [B, O, *S/stride]``."""
+    """conv(stride) - norm - act - conv - norm, plus the (projected) input, act. ``[B, I, *S] -> [B, O, *S/stride]``.
+
+    second: side of the second convolution's kernel.
+    """
+
+    second: ClassVar[int] = 3
 
     @staticmethod
     def norm(dims: int, channels: int) -> nn.Module:
@@ -44,7 +49,7 @@ class Residual(nn.Module):
             conv(dims, inputs, outputs, stride=stride, bias=False),
             self.norm(dims, outputs),
             nn.LeakyReLU(inplace=True),
-            conv(dims, outputs, outputs, bias=False),
+            conv(dims, outputs, outputs, kernel=self.second, bias=False),
             self.norm(dims, outputs),
         )
         changes = inputs != outputs or any(step != 1 for step in stride)
