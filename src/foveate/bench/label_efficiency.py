@@ -21,7 +21,18 @@ from foveate.bench.page import check_section, write_section
 from foveate.bench.plot import write_plot
 from foveate.bench.pools import Classes, Pools, read_pools
 from foveate.bench.rows import CASES, Row, read_rows
-from foveate.bench.runs import PEER, PRETRAIN, Bench, Run, left_over, list_runs, split_variant, variant, work_off
+from foveate.bench.runs import (
+    PEER,
+    PRETRAIN,
+    Bench,
+    Run,
+    content,
+    left_over,
+    list_runs,
+    split_variant,
+    variant,
+    work_off,
+)
 from foveate.bench.table import BASELINE, Setting, render
 from foveate.cohort.listing import class_value
 from foveate.errors import FoveateError, refuse
@@ -150,7 +161,7 @@ def _run(settings: Settings, left: Sequence[Run], rows: Sequence[Row], told: Cal
     without = settings.without.stem if settings.without else ""
     _check_rows(settings, rows, without, pools)
     shared = settings.shared
-    work = (settings.work / settings.dataset / shared.scored).resolve()
+    work = (settings.work / settings.dataset / shared.scored / content(pools)).resolve()
     peers = {name: adapter.resolve() for name, adapter in settings.peers.items()}
     bench = Bench(
         settings.dataset, pools, draws, without, shared.threads, shared.device, shared.clock, peers, work, settings.plan
