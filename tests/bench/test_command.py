@@ -187,6 +187,26 @@ def test_a_command_with_other_lists_takes_nothing_over_and_changes_nothing(tmp_p
     assert len(runs) == 3
 
 
+def test_a_peer_killed_before_its_predictions_are_in_place_is_done_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(tmp_path)
+    (tmp_path / "adapter.py").write_text(ADAPTER)
+    asked = settings(tmp_path, methods=[], peers={"copy": tmp_path / "adapter.py"}, classes={"front": 1, "back": 2})
+    replace = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name == "predictions":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        bench.label_efficiency(asked)
+    monkeypatch.undo()
+    assert "| 2 | peer:copy | 1 |" in bench.label_efficiency(asked)
+
+
 def test_another_plan_or_adapter_is_another_run_folder(tmp_path: Path) -> None:
     pools = read_pools(dataset(tmp_path / "toy", 3), ids(tmp_path / "held.txt", "c2"))
     plan, adapter = tmp_path / "plan.json", tmp_path / "adapter.py"

@@ -210,7 +210,7 @@ class Bench:
 
     def _fit_peer(self, run: Run, folder: Path, log: Path) -> Usage:
         """Train and predict with a peer's adapter, from the start if it was interrupted."""
-        note, done = folder.with_name(f"{folder.name}.usage.json"), folder / "benchmark"
+        note, done = folder.with_name(f"{folder.name}.usage.json"), folder / "benchmark" / "predictions"
         if done.exists():
             return read_usage(note)
         shutil.rmtree(folder, ignore_errors=True)
@@ -220,8 +220,8 @@ class Bench:
         command += [self._labelled(int(run.labels), run.seed), self.work / "scored" / "images", folder]
         command += ["--minutes", f"{run.minutes:g}", "--threads", str(self.threads), "--seed", str(run.seed)]
         usage = self._run([*command, "--device", self.device, "--clock", self.clock], log, note)
-        done.mkdir()
-        folder.joinpath("predictions").replace(done / "predictions")
+        done.parent.mkdir()
+        folder.joinpath("predictions").replace(done)
         return usage
 
     def _labelled(self, labels: int, draw: int) -> Path:
