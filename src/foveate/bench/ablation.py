@@ -19,7 +19,7 @@ from foveate.bench.attention import block_names
 from foveate.bench.label_efficiency import Settings, check_methods, do_runs
 from foveate.bench.page import markdown_table, write_section
 from foveate.bench.plot import write_forest
-from foveate.bench.rows import Row, read_rows
+from foveate.bench.rows import Row
 from foveate.bench.runs import split_variant, variant
 from foveate.bench.table import (
     Estimate,
@@ -74,7 +74,7 @@ def ablation(settings: Ablation, told: Callable[[str], object] = print) -> str:
 
 def _show(settings: Settings) -> str:
     """The table, in the docs too where asked for, with the plot of differences beside the rows."""
-    rows = settings.shared.rows(read_rows(settings.file))
+    rows = settings.shared.read(settings.file)
     text = render_ablation(rows)
     if not rows:
         return text

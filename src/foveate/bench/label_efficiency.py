@@ -106,7 +106,8 @@ def do_runs(
     failed: list[str] = []
     if not settings.only_table:
         runs = list_runs(methods, settings.labels, settings.ceiling, settings.seeds, settings.shared)
-        rows = read_rows(settings.file)
+        scored = settings.shared.scored
+        rows = read_rows(settings.file, lambda row: row["scored"] == scored, ["without", "plan"], ["train_cases"])
         left = left_over(runs, rows)
         told(f"{len(runs) - len(left)} of {len(runs)} runs are done; to do: {', '.join(r.name for r in left) or '-'}")
         if settings.dry_run:
@@ -178,11 +179,9 @@ def _run(settings: Settings, left: Sequence[Run], rows: Sequence[Row], told: Cal
 
 
 def _check_rows(settings: Settings, rows: Sequence[Row], without: str, pools: Pools) -> None:
-    """Rows of a list of the same name must have been scored on the same cases, and had as many to train on."""
+    """Rows, of a list of this name, must have been scored on the same cases, and had as many to train on."""
     scored = {case.id for case in pools.scored.cases}
     for row in rows:
-        if row["scored"] != settings.score.stem:
-            continue
         if odd := sorted(scored ^ row[CASES].keys()):
             found = f"{len(odd)} cases that are not in both, such as {odd[0]}"
             fix = "Give the list another name, or name another --results folder."
@@ -196,7 +195,7 @@ def _check_rows(settings: Settings, rows: Sequence[Row], without: str, pools: Po
 
 def _show(settings: Settings) -> str:
     """The table, in the docs too where asked for, with the plot beside the rows."""
-    rows = settings.shared.rows(read_rows(settings.file))
+    rows = settings.shared.read(settings.file)
     text = render(rows)
     if rows:
         picture = settings.results / f"{settings.dataset}-{settings.shared.name}.png"

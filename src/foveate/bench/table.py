@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from foveate.bench.page import markdown_table
-from foveate.bench.rows import ALL, CASES, Row, budget
+from foveate.bench.rows import ALL, CASES, Row, budget, read_rows
 from foveate.metrics.bootstrap import Estimate, class_mean, draw_weights, interval
 
 Group = dict[int, Row]
@@ -19,6 +20,8 @@ Key = tuple[str, str]
 
 BASELINE = "supervised"
 NAN = float("nan")
+TEXTS = ("dataset", "without", "train_cases", "plan", "machine", "commit", "date")
+NUMBERS = ("dice", "dice_*", "hd95_*", "nsd", "steps", "seconds", "cpu_seconds", "peak_rss_mb")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class Setting:
     def rows(self, rows: Sequence[Row]) -> list[Row]:
         """The rows of this setting."""
         return [row for row in rows if setting_of(row) == self]
+
+    def read(self, path: Path) -> list[Row]:
+        """The rows of this setting in a file, in which a table finds its columns. Raises InputError."""
+        return read_rows(path, lambda row: setting_of(row) == self, TEXTS, NUMBERS)
 
 
 def setting_of(row: Row) -> Setting:
