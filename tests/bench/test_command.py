@@ -121,6 +121,8 @@ def test_rows_that_had_other_cases_are_not_joined(tmp_path: Path) -> None:
     without = ids(tmp_path / "out.txt", "c2")
     with pytest.raises(InputError, match="found 2 cases, without out; expected 3 cases, without none"):
         bench.label_efficiency(settings(tmp_path, without=without))
+    with pytest.raises(InputError, match="--classes: names: found class 1, class 2; expected front, back, as in the"):
+        bench.label_efficiency(settings(tmp_path))
     ids(tmp_path / "held.txt", "c2")
     with pytest.raises(InputError, match="2 cases that are not in both, such as c2"):
         bench.label_efficiency(settings(tmp_path))
@@ -130,8 +132,10 @@ def test_a_run_that_fails_leaves_the_table_and_an_error_that_names_its_log(tmp_p
     prepared(tmp_path)
     adapter = tmp_path / "adapter.py"
     adapter.write_text("import sys; sys.exit('this peer has no ' + sys.argv[sys.argv.index('--device') + 1])")
+    asked = settings(tmp_path, methods=["supervised"], peers={"other": adapter}, classes={"front": 1, "back": 2})
     with pytest.warns(UserWarning, match="another plan"), pytest.raises(FoveateError) as caught:
-        bench.label_efficiency(settings(tmp_path, methods=["supervised"], peers={"other": adapter}))
+        bench.label_efficiency(asked)
+    assert "--threads 2 --classes front=1,back=2`" in str(caught.value)
     assert "this peer has no cpu" in str(caught.value)
     assert re.search(r"held-peer_other-2-s0-15min-2t-cpu-\w+\.log", str(caught.value))
     assert "| 2 | supervised | 1 |" in str(caught.value)

@@ -114,6 +114,11 @@ def read_rows(
     return found
 
 
+def read_columns(path: Path) -> list[str]:
+    """The columns of a results file; none where it has no rows."""
+    return next((list(row) for _, row in _lines(path)), [])
+
+
 def append_row(path: Path, row: Row) -> bool:
     """Add a row and its cases; on disk when this returns. False when the run has its row already, which stays.
 

@@ -115,11 +115,11 @@ def work_off(
                 continue
             try:
                 row = execute(run)
+                append_row(results, row)
             except FoveateError as error:
                 failed.append(f"{run.name}: {error}")
                 told(failed[-1])
                 continue
-            append_row(results, row)
             told(f"{run.name}: Dice {row['dice']:.4f}, {row['steps']} steps")
     return failed
 

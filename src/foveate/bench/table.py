@@ -139,8 +139,11 @@ def _interval(patients: Sequence[str], draws: np.ndarray) -> tuple[float, float]
     return interval(draws) if len(set(patients)) > 1 else (NAN, NAN)
 
 
-def render(rows: Sequence[Row]) -> str:
-    """The Markdown of the rows of one setting: table, how to read it, and what the runs were made with."""
+def render(rows: Sequence[Row], more: str = "") -> str:
+    """The Markdown of the rows of one setting: table, how to read it, and what the runs were made with.
+
+    more: options of the command that no row tells.
+    """
     if not rows:
         return "Not measured yet."
     groups = group_rows(rows)
@@ -152,7 +155,7 @@ def render(rows: Sequence[Row]) -> str:
     header += ["difference to supervised (95%)", "gap closed (95%)", f"HD95 {unit}", f"NSD 1 {unit}"]
     header += ["steps", "training min", "peak MiB"]
     lines = [_line(key, groups, classes, distance) for key in groups]
-    return "\n\n".join([markdown_table(header, lines), _reading(rows), origin(rows, command(rows))])
+    return "\n\n".join([markdown_table(header, lines), _reading(rows), origin(rows, command(rows, more))])
 
 
 def _share_cell(share: Estimate) -> str:
@@ -229,8 +232,11 @@ def origin(rows: Sequence[Row], command: str) -> str:
     return " · ".join([*parts, listed("date")])
 
 
-def command(rows: Sequence[Row]) -> str:
-    """The command that makes these rows, given the folder of the dataset and the list by their names."""
+def command(rows: Sequence[Row], more: str = "") -> str:
+    """The command that makes these rows, given the folder of the dataset and the list by their names.
+
+    more: options that no row tells.
+    """
     setting, ceiling = setting_of(rows[0]), any(row["labels"] == ALL for row in rows)
     few = [row for row in rows if row["labels"] != ALL]
     parts = [f"foveate bench label-efficiency {rows[0]['dataset']}"]
@@ -242,5 +248,5 @@ def command(rows: Sequence[Row]) -> str:
     parts.append(f"--score {setting.scored}.txt")
     parts.append(f"--without {rows[0]['without']}.txt" if rows[0]["without"] else "")
     parts.append("--ceiling" if ceiling else "")
-    parts.append(setting.options)
+    parts += [setting.options, more]
     return " ".join(part for part in parts if part)
