@@ -55,7 +55,72 @@ def budget(minutes: float, clock: str) -> str:
     return f"{minutes:g}min" if clock == "wall" else f"{minutes:g}{clock}min"
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+def read_lines(path: Path, columns: Sequence[str] = ()) -> list[tuple[str, Row]]:
+    """The rows without their cases, each with its place, ``line N``; none where there is no such file.
+
+    columns: those that it must have besides those that name a run, which are also checked. Raises InputError.
+    """
+    lines = _read_csv(path, list(dict.fromkeys([*columns, *_NAMING]))) if path.exists() else []
+    for place, row in lines:
+        for name, (read, expected) in _NAMING.items():
+            _check(path, place, row, name, read, expected)
+    return lines
+
+
+def read_rows(
+    path: Path, wanted: Callable[[Row], bool] | None = None, texts: Sequence[str] = (), numbers: Sequence[str] = ()
+) -> list[Row]:
+    """The rows of a results file with their cases; one that lost its cases does not count.
+
+    wanted: which rows are asked for. texts, numbers: columns that these must have besides those that name a run;
+    ``dice_*`` is every one that begins so, and at least one. Raises InputError naming the line and the column.
+    """
+    found = []
+    for place, row in read_lines(path):
+        if wanted is not None and not wanted(row):
+            continue
+        for name in (*texts, *numbers):
+            if not matching(row, name):
+                raise refuse(path, "columns", f"no {name}", f"{name}, which the table shows", _RESTORE)
+        for name in (column for pattern in numbers for column in matching(row, pattern)):
+            _check(path, place, row, name, _number, "a number")
+        if cases := _cases(path, row):
+            found.append({**row, CASES: cases})
+    return found
+
+
+def read_columns(path: Path) -> list[str]:
+    """The columns of a results file; none where it has no rows."""
+    return next((list(row) for _, row in read_lines(path)), [])
+
+
+def append_row(path: Path, row: Row) -> bool:
+    """Add a row and its cases; on disk when this returns. False when the run has its row already, which stays.
+
+    Raises InputError when the file has other columns, or cannot be read.
+    """
+    columns = [key for key in row if key != CASES]
+    cases = _cases_file(path, row)
+    cases.parent.mkdir(parents=True, exist_ok=True)
+    with waiting_lock(path.with_name(f".{path.name}.lock")):
+        there = [other for _, other in read_lines(path)]
+        if there and list(there[0]) != columns:
+            fix = "Name another --results folder, or bring the file to these columns."
+            raise refuse(path, "columns", ", ".join(there[0]), ", ".join(columns), fix)
+        if any(run_name(other) == run_name(row) for other in there) and _cases(path, row):
+            return False
+        kept = [other for other in there if run_name(other) != run_name(row)]  # one that lost its cases is replaced
+        lines = ",\n".join(f" {json.dumps(case)}: {json.dumps(value)}" for case, value in sorted(row[CASES].items()))
+        write_atomic(cases, f"{{\n{lines}\n}}\n")
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows([*kept, row])
+        write_atomic(path, text.getvalue())
+    return True
+
+
+def _read_csv(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
     """The lines of a CSV file under its header, each with its place, ``line N``. columns: those that it must have.
 
     Raises InputError for what is no such table: it names the line, or the columns that are missing.
@@ -89,68 +154,6 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, 
         raise refuse(path, f"line {reader.line_num}", str(error), "a whole line of CSV", _RESTORE) from None
     if text and not text.endswith(("\n", "\r")):
         raise refuse(path, f"line {reader.line_num}", "no end of the line", "a whole line", _RESTORE)
-    return lines
-
-
-def read_rows(
-    path: Path, wanted: Callable[[Row], bool] | None = None, texts: Sequence[str] = (), numbers: Sequence[str] = ()
-) -> list[Row]:
-    """The rows of a results file with their cases; one that lost its cases does not count.
-
-    wanted: which rows are asked for. texts, numbers: columns that these must have besides those that name a run;
-    ``dice_*`` is every one that begins so, and at least one. Raises InputError naming the line and the column.
-    """
-    found = []
-    for place, row in _lines(path):
-        if wanted is not None and not wanted(row):
-            continue
-        for name in (*texts, *numbers):
-            if not matching(row, name):
-                raise refuse(path, "columns", f"no {name}", f"{name}, which the table shows", _RESTORE)
-        for name in (column for pattern in numbers for column in matching(row, pattern)):
-            _check(path, place, row, name, _number, "a number")
-        if cases := _cases(path, row):
-            found.append({**row, CASES: cases})
-    return found
-
-
-def read_columns(path: Path) -> list[str]:
-    """The columns of a results file; none where it has no rows."""
-    return next((list(row) for _, row in _lines(path)), [])
-
-
-def append_row(path: Path, row: Row) -> bool:
-    """Add a row and its cases; on disk when this returns. False when the run has its row already, which stays.
-
-    Raises InputError when the file has other columns, or cannot be read.
-    """
-    columns = [key for key in row if key != CASES]
-    cases = _cases_file(path, row)
-    cases.parent.mkdir(parents=True, exist_ok=True)
-    with waiting_lock(path.with_name(f".{path.name}.lock")):
-        there = [other for _, other in _lines(path)]
-        if there and list(there[0]) != columns:
-            fix = "Name another --results folder, or bring the file to these columns."
-            raise refuse(path, "columns", ", ".join(there[0]), ", ".join(columns), fix)
-        if any(run_name(other) == run_name(row) for other in there) and _cases(path, row):
-            return False
-        kept = [other for other in there if run_name(other) != run_name(row)]  # one that lost its cases is replaced
-        lines = ",\n".join(f" {json.dumps(case)}: {json.dumps(value)}" for case, value in sorted(row[CASES].items()))
-        write_atomic(cases, f"{{\n{lines}\n}}\n")
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows([*kept, row])
-        write_atomic(path, text.getvalue())
-    return True
-
-
-def _lines(path: Path) -> list[tuple[str, Row]]:
-    """The rows without their cases, each with its place; those columns are checked that name a run."""
-    lines = read_table(path, list(_NAMING)) if path.exists() else []
-    for place, row in lines:
-        for name, (read, expected) in _NAMING.items():
-            _check(path, place, row, name, read, expected)
     return lines
 
 
