@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from foveate.bench.usage import END_WITH_PARENT
 from foveate.cohort.cohort import Cohort
 from foveate.cohort.layouts import find_cohort, keep_labelled, read_ids
 from foveate.files import write_atomic
@@ -103,7 +104,8 @@ def environment(name: str, *packages: str) -> Path:
 def run(command: Sequence[str | Path], env: Mapping[str, str]) -> None:
     """Run a peer's own command, without this package on its path; ends the program where it fails."""
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | dict(env)
-    code = subprocess.run([str(part) for part in command], env=variables).returncode
+    # The adapter dies with its benchmark, and this command with the adapter.
+    code = subprocess.run([str(part) for part in command], env=variables, preexec_fn=END_WITH_PARENT).returncode
     if code:
         raise SystemExit(f"{Path(command[0]).name} ended with exit code {code}")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import pytest
 from made import dataset, ids, row
 
 from foveate.bench import label_efficiency as bench
+from foveate.bench.draws import Draws
+from foveate.bench.pools import read_pools
 from foveate.bench.rows import append_row, read_rows
+from foveate.bench.runs import Bench, Run
 from foveate.cli import main
 from foveate.errors import FoveateError, InputError
 
@@ -35,7 +39,7 @@ def test_killed_while_training_it_goes_on_to_its_one_row(tmp_path: Path) -> None
     command = [sys.executable, "-m", "foveate", "bench", "label-efficiency", *arguments.split()]
 
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while not list(work.glob("*/*/log.jsonl")):  # training
+    while not list(work.glob("*/*/*/log.jsonl")):  # training
         assert first.poll() is None
         time.sleep(0.05)
     os.kill(first.pid, signal.SIGKILL)
@@ -48,8 +52,9 @@ def test_killed_while_training_it_goes_on_to_its_one_row(tmp_path: Path) -> None
     assert int(found["steps"]) > 0
     assert float(found["cpu_seconds"]) > 0
     assert set(found["cases"]) == {"c6", "c7"}
-    assert files(work / "train" / "images") == {f"c{number}.nii.gz" for number in range(6)}
-    run = next(folder for folder in work.glob("*/held-supervised-2-*") if folder.is_dir())
+    (train,) = work.glob("*/train")
+    assert files(train / "images") == {f"c{number}.nii.gz" for number in range(6)}
+    run = next(folder for folder in work.glob("*/*/held-supervised-2-*") if folder.is_dir())
     record = json.loads((run / "provenance.json").read_text())
     assert sum(part["label"] is not None for part in record["data"].values()) == 2
     scores = json.loads((run / "benchmark" / "scores.json").read_text())
@@ -95,6 +100,7 @@ def test_the_table_needs_the_rows_alone(tmp_path: Path) -> None:
     assert files(tmp_path / "results") == {"toy.csv", "toy_cases", "toy-held-15min-2t-cpu.png"}
 
 
+PLAN = json.dumps({"dims": 3, "spacing": [1, 1, 1], "patch": [8, 8, 8], "batch": 2, "widths": [4, 8]})
 ONE_CASE = {"c3": {"patient": "c3", "dice": [0.5, 0.5]}}
 
 
@@ -104,7 +110,7 @@ def prepared(tmp_path: Path, **of_the_row: Any) -> Path:
     ids(tmp_path / "held.txt", "c3")
     plan = tmp_path / "results" / "toy-held-2t-cpu.plan.json"
     plan.parent.mkdir(parents=True)
-    plan.write_text(json.dumps({"dims": 3, "spacing": [1, 1, 1], "patch": [8, 8, 8], "batch": 2, "widths": [4, 8]}))
+    plan.write_text(PLAN)
     there = {"scored": "held", "labels": "2", "train_cases": "3", "cases": ONE_CASE}
     append_row(tmp_path / "results" / "toy.csv", row(**there | of_the_row))
     return data
@@ -115,6 +121,8 @@ def test_rows_that_had_other_cases_are_not_joined(tmp_path: Path) -> None:
     without = ids(tmp_path / "out.txt", "c2")
     with pytest.raises(InputError, match="found 2 cases, without out; expected 3 cases, without none"):
         bench.label_efficiency(settings(tmp_path, without=without))
+    with pytest.raises(InputError, match="--classes: names: found class 1, class 2; expected front, back, as in the"):
+        bench.label_efficiency(settings(tmp_path))
     ids(tmp_path / "held.txt", "c2")
     with pytest.raises(InputError, match="2 cases that are not in both, such as c2"):
         bench.label_efficiency(settings(tmp_path))
@@ -124,10 +132,12 @@ def test_a_run_that_fails_leaves_the_table_and_an_error_that_names_its_log(tmp_p
     prepared(tmp_path)
     adapter = tmp_path / "adapter.py"
     adapter.write_text("import sys; sys.exit('this peer has no ' + sys.argv[sys.argv.index('--device') + 1])")
+    asked = settings(tmp_path, methods=["supervised"], peers={"other": adapter}, classes={"front": 1, "back": 2})
     with pytest.warns(UserWarning, match="another plan"), pytest.raises(FoveateError) as caught:
-        bench.label_efficiency(settings(tmp_path, methods=["supervised"], peers={"other": adapter}))
+        bench.label_efficiency(asked)
+    assert "--threads 2 --classes front=1,back=2`" in str(caught.value)
     assert "this peer has no cpu" in str(caught.value)
-    assert "held-peer_other-2-s0-15min-2t-cpu.log" in str(caught.value)
+    assert re.search(r"held-peer_other-2-s0-15min-2t-cpu-\w+\.log", str(caught.value))
     assert "| 2 | supervised | 1 |" in str(caught.value)
 
 
@@ -159,6 +169,61 @@ def test_a_peer_is_scored_like_everybody(tmp_path: Path, recwarn: pytest.Warning
     for value, name in ((1, "front"), (2, "back")):
         dice = 2 * ((guess == value) & (true == value)).sum() / ((guess == value).sum() + (true == value).sum())
         assert float(found[f"dice_{name}"]) == pytest.approx(dice, abs=1e-5)
+
+
+def test_a_command_with_other_lists_takes_nothing_over_and_changes_nothing(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "toy", 5)
+    ids(tmp_path / "held.txt", "c3")
+    (tmp_path / "adapter.py").write_text(ADAPTER)
+    for name, without in (("a", None), ("b", ids(tmp_path / "out.txt", "c2")), ("c", None)):
+        results = tmp_path / name
+        results.mkdir()
+        (results / "toy-held-2t-cpu.plan.json").write_text(PLAN)
+        if name == "c":  # the cases of "a" with another label
+            (data / "labels" / "c0.nii.gz").write_bytes((data / "labels" / "c4.nii.gz").read_bytes())
+            os.utime(data / "labels" / "c0.nii.gz", (0, 0))
+        peers = {"copy": tmp_path / "adapter.py"}
+        bench.label_efficiency(settings(tmp_path, methods=[], peers=peers, results=results, without=without))
+        (found,) = read_rows(results / "toy.csv")
+        assert found["train_cases"] == ("3" if without else "4")
+    assert sorted(len(files(folder)) for folder in (tmp_path / "work").glob("toy/held/*/train/images")) == [3, 4, 4]
+    runs = [path for path in (tmp_path / "work").glob("toy/held/*/*/held-*") if path.is_dir()]
+    assert len(runs) == 3
+
+
+def test_a_peer_killed_before_its_predictions_are_in_place_is_done_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(tmp_path)
+    (tmp_path / "adapter.py").write_text(ADAPTER)
+    asked = settings(tmp_path, methods=[], peers={"copy": tmp_path / "adapter.py"}, classes={"front": 1, "back": 2})
+    replace = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name == "predictions":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        bench.label_efficiency(asked)
+    monkeypatch.undo()
+    assert "| 2 | peer:copy | 1 |" in bench.label_efficiency(asked)
+
+
+def test_another_plan_or_adapter_is_another_run_folder(tmp_path: Path) -> None:
+    pools = read_pools(dataset(tmp_path / "toy", 3), ids(tmp_path / "held.txt", "c2"))
+    plan, adapter = tmp_path / "plan.json", tmp_path / "adapter.py"
+    draws = Draws(tmp_path / "toy", pools.train.labelled, pools.classes, pools.shows)
+    where = {"peers": {"copy": adapter}, "work": tmp_path / "work", "plan": plan, "commit": "abc"}
+    made = Bench("toy", pools, draws, "", 2, "cpu", "wall", **where)
+    ours, peers = (Run("held", method, "2", 0, 15.0, 2, "cpu") for method in ("supervised", "peer:copy"))
+    folders = []
+    for plan_text, adapter_text in (("{}", ""), ("{}", "pass"), ("{ }", "pass")):
+        plan.write_text(plan_text)
+        adapter.write_text(adapter_text)
+        folders.append((made.folder(ours), made.folder(peers)))
+    assert [len(set(column)) for column in zip(*folders, strict=True)] == [2, 3]
 
 
 @pytest.mark.parametrize(

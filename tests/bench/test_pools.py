@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from made import dataset, ids
+from PIL import Image
 
 from foveate.bench.pools import read_pools, write_dataset
 from foveate.cohort.check import check
@@ -83,6 +84,14 @@ def test_patients_go_along_and_none_is_on_both_sides(tmp_path: Path) -> None:
         read_pools(data, ids(tmp_path / "s.txt", "c3"))
     pools = read_pools(data, ids(tmp_path / "s.txt", "c3"), ids(tmp_path / "w.txt", "c2"))
     assert [case.id for case in pools.train.cases] == ["c0", "c1"]
+
+
+def test_a_dataset_of_another_task_is_refused_by_name(tmp_path: Path) -> None:
+    for number, name in enumerate(("healthy", "ill")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("L", (12, 15), number).save(tmp_path / "data" / name / f"p{number}.png")
+    with pytest.raises(InputError, match="task: found classification; expected segmentation"):
+        read_pools(tmp_path / "data", ids(tmp_path / "s.txt", "p0"))
 
 
 def test_every_problem_of_the_lists_is_named_at_once(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made import row
 
 from foveate.bench.rows import CASES, append_row, read_rows, run_name
+from foveate.bench.table import Setting
 from foveate.errors import InputError
 
 # Kills itself at the n-th operation on a file while it adds a row, for n = 1, 2, ... until it is done before; after
@@ -148,3 +150,64 @@ def test_a_peer_has_a_file_name_that_every_system_takes(tmp_path: Path) -> None:
     files = [file.name for file in (tmp_path / "toy_cases").iterdir()]
     assert files == ["test-peer_nnunet-8-s0-15min-2t-cpu.json"]
     assert json.loads((tmp_path / "toy_cases" / files[0]).read_text())["c0"]["patient"] == "c0"
+
+
+def conflict(text: str) -> str:
+    header, *lines = text.splitlines(keepends=True)
+    return header + "<<<<<<< HEAD\n" + "".join(lines) + "=======\n>>>>>>> theirs\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:-1], r"toy\.csv: line 3: found no end of the line"),
+        (lambda text: text[:-30], r"toy\.csv: line 3: found 2\d cells, the first 'toy'; expected 2\d as in"),
+        (
+            lambda text: text[:-10],
+            r"toy\.csv: line 3: found unexpected end of data",
+        ),
+        (conflict, r"toy\.csv: line 2: found 1 cells, the first '<<<<<<< HEAD'"),
+        (lambda text: text.replace(",clock,", ",time,"), r"toy\.csv: columns: found no clock; expected scored, method"),
+        (lambda text: text.replace(",nsd,", ",nds,"), r"toy\.csv: columns: found no nsd"),
+        (
+            lambda text: text.replace(",15,", ",x,", 1),
+            r"toy\.csv: line 2, column minutes: found 'x'; expected a number",
+        ),
+        (
+            lambda text: text.replace("0.75", "good", 1),
+            r"toy\.csv: line 3, column dice: found 'good'; expected a number",
+        ),
+        (lambda text: text.replace("a plan", "\udcff"), r"toy\.csv: line 2: found bytes that are no UTF-8"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_refused_with_the_place(tmp_path: Path, change: Any, message: str) -> None:
+    path = tmp_path / "toy.csv"
+    append_row(path, row(plan="a plan, and more"))
+    append_row(path, row("copy_paste", dice=0.75, plan="a plan, and more"))
+    path.write_bytes(change(path.read_text()).encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=message):
+        Setting("test", 15.0, 2, "cpu").read(path)
+
+
+def test_a_folder_in_the_place_of_a_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="file: found Is a directory"):
+        read_rows(tmp_path)
+
+
+def test_what_a_table_does_not_show_may_be_anything(tmp_path: Path) -> None:
+    path = tmp_path / "toy.csv"
+    append_row(path, row(nsd="?"))
+    append_row(path, row(scored="other", dice=0.75, labels="4"))
+    assert len(read_rows(path)) == 2
+    assert len(Setting("other", 15.0, 2, "cpu").read(path)) == 1
+
+
+@pytest.mark.parametrize("left", ['{"c0": {"pat', "<<<<<<< HEAD\n{}\n", "[]", "", "\udcff"])
+def test_cases_that_cannot_be_read_are_lost(tmp_path: Path, left: str) -> None:
+    path = tmp_path / "toy.csv"
+    append_row(path, row())
+    cases = tmp_path / "toy_cases" / f"{run_name(row())}.json"
+    cases.write_bytes(left.encode(errors="surrogateescape"))
+    assert read_rows(path) == []
+    assert append_row(path, row())
+    assert read_rows(path) == [row()]

@@ -106,6 +106,14 @@ def test_a_run_that_fails_is_told_and_the_others_are_done(tmp_path: Path) -> Non
     assert len(told) == 5
 
 
+def test_a_row_of_other_columns_does_not_keep_the_others_from_being_done(tmp_path: Path) -> None:
+    results, told = tmp_path / "toy.csv", []
+    failed = work_off(runs(1), results, lambda run: done(run) | {run.method: 1}, told.append)
+    assert len(failed) == 2
+    assert "mean_teacher" in failed[0]
+    assert [found["method"] for found in read_rows(results)] == ["supervised"] * 3
+
+
 def test_a_row_that_came_meanwhile_is_not_done_again(tmp_path: Path) -> None:
     results = tmp_path / "toy.csv"
     append_row(results, done(runs()[0]))

@@ -128,6 +128,7 @@ def test_the_command_of_a_table_is_told() -> None:
     assert "--score validation.txt --without test.txt --threads 2 --device gpu" in command(alone)
     assert "--ceiling" not in command(alone)
     assert command([row(clock="processor")]).endswith("--threads 2 --clock processor")
+    assert command(rows(), "--classes front=1,back=2").endswith("--ceiling --threads 2 --classes front=1,back=2")
 
 
 def test_minutes_are_those_of_the_clock_that_bounded_the_training() -> None:

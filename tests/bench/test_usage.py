@@ -45,9 +45,16 @@ def test_usage_is_noted_while_the_command_runs(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a command that its parent died")
-def test_a_command_does_not_outlive_a_killed_benchmark(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_adapter", [False, True])
+def test_a_command_does_not_outlive_a_killed_benchmark(tmp_path: Path, by_adapter: bool) -> None:
     pid = tmp_path / "pid"
     command = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(100)"
+    if by_adapter:  # whose own command it is
+        peers = str(Path(__file__).resolve().parents[2] / "benchmarks" / "peers")
+        command = (
+            f"import sys; sys.path.insert(0, {peers!r}); from adapter import run; "
+            f"run([sys.executable, '-c', {command!r}], {{}})"
+        )
     script = (
         "import sys; from pathlib import Path; from foveate.bench.usage import measure\n"
         f"measure([sys.executable, '-c', {command!r}], Path({str(tmp_path / 'log')!r}))"

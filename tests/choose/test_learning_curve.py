@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,9 +129,9 @@ def table(path: Path, rows: Sequence[dict[str, object]]) -> Path:
 
 
 def rows(method: str, points: Sequence[Point]) -> list[dict[str, object]]:
-    fixed = {"dataset": "brains", "scored": "held", "method": method, "seed": 0, "train_cases": 80, "minutes": "15"}
-    fixed |= {"threads": 2, "device": "cpu", "steps": 99}
-    return [{**fixed, "labels": point.labels, "dice": point.dice} for point in points]
+    fixed = {"dataset": "brains", "scored": "held", "without": "", "method": method, "train_cases": 80, "minutes": "15"}
+    fixed |= {"threads": 2, "device": "cpu", "clock": "wall", "steps": 99}
+    return [{**fixed, "seed": n, "labels": point.labels, "dice": point.dice} for n, point in enumerate(points)]
 
 
 def name_of(method: str) -> str:
@@ -157,16 +158,27 @@ def test_every_curve_of_a_table_has_its_answer(tmp_path: Path) -> None:
 def test_all_labels_are_as_many_as_there_are_cases_and_other_settings_are_another_curve(tmp_path: Path) -> None:
     points = [Point(n, dice(n)) for n in (4, 8, 16)]
     everything = {**rows("m", [Point(80, dice(80))])[0], "labels": "all"}
-    other = [{**row, "threads": 1} for row in rows("m", points)]
+    changes = ({"threads": 1}, {"clock": "processor"}, {"without": "test"}, {"device": "gpu"}, {"minutes": "1"})
+    other = [{**row, **change} for row in rows("m", points) for change in changes]
     answers = labels_needed([table(tmp_path / "a.csv", [*rows("m", points), everything, *other])], dice=0.9)
-    assert len(answers) == 2
+    assert len(answers) == 6
+    assert "brains, m, 15 processor min on cpu with 2 threads, scored on held" in answers
+    assert f"{name_of('m')}, without test" in answers
     assert "4 runs with 4, 8, 16, 80 labels" in answers[name_of("m")]
 
 
-def run_folder(path: Path, labels: int, score: float, cases: Sequence[str] = ("t1", "t2")) -> Path:
+def test_a_run_that_stands_twice_counts_once(tmp_path: Path) -> None:
+    found = rows("m", [Point(n, dice(n)) for n in (4, 8, 16)])
+    answers = labels_needed([table(tmp_path / "a.csv", [*found, *found])], dice=0.9)
+    assert "3 runs with 4, 8, 16 labels" in answers[name_of("m")]
+
+
+def run_folder(
+    path: Path, labels: int, score: float, cases: Sequence[str] = ("t1", "t2"), image: str = "00", **more: object
+) -> Path:
     path.mkdir()
-    data = {f"c{n}": {"image": "00", "label": "11" if n < labels else None} for n in range(80)}
-    config = {"method": {"name": "supervised"}, "steps": None, "minutes": 15.0}
+    data = {f"c{n}": {"image": image, "label": "11" if n < labels else None} for n in range(80)}
+    config = {"method": {"name": "supervised"}, "steps": None, "minutes": 15.0, **more}
     (path / "provenance.json").write_text(json.dumps({"data": data, "config": config}))
     scores = {"dice": score, "cases": [{"case": name} for name in cases]}
     (path / "evaluation.json").write_text(json.dumps(scores))
@@ -183,13 +195,34 @@ def test_run_folders_judged_by_other_cases_are_of_another_curve(tmp_path: Path) 
     assert f"takes about {math.ceil(number)} labels, {math.ceil(number) - 32} more than 32" in text
     other = run_folder(tmp_path / "other", 64, 0.5, ("t1", "t3"))
     assert len(labels_needed([*folders, other])) == 2
+    like = run_folder(tmp_path / "like", 64, 0.5, seed=1, device="gpu", cache="elsewhere", checkpoint_seconds=5)
+    assert len(labels_needed([*folders, *folders, like])) == 1
+    assert "5 runs" in labels_needed([*folders, *folders, like])[name]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network": {"name": "window_unet"}},
+        {"pretrain": {"name": "dbn"}},
+        {"init": "elsewhere"},
+        {"augment": {"scale": 0.5}},
+        {"clock": "processor"},
+        {"image": "22"},
+    ],
+)
+def test_run_folders_of_another_configuration_or_dataset_are_of_another_curve(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    folders = [run_folder(tmp_path / "a", 4, 0.5), run_folder(tmp_path / "b", 8, 0.6, **change)]
+    assert len(labels_needed(folders)) == 2
 
 
 def test_what_cannot_be_read_is_refused_with_the_place(tmp_path: Path) -> None:
     bad = table(tmp_path / "bad.csv", [{**row, "dice": "x"} for row in rows("m", [Point(4, 0.5)])])
     with pytest.raises(InputError, match=r"bad\.csv: line 2: found labels 4, dice x"):
         read_csv(bad)
-    with pytest.raises(InputError, match="columns: found no dataset, scored, train_cases, minutes"):
+    with pytest.raises(InputError, match="columns: found no dataset, scored, without, train_cases, dice"):
         read_csv(table(tmp_path / "other.csv", [{"method": "a", "labels": 3}]))
     with pytest.raises(InputError, match=r"evaluation\.json: file: .*foveate evaluate"):
         labels_needed([tmp_path])

@@ -19,7 +19,7 @@ from foveate.bench.attention import block_names
 from foveate.bench.label_efficiency import Settings, check_methods, do_runs
 from foveate.bench.page import markdown_table, write_section
 from foveate.bench.plot import write_forest
-from foveate.bench.rows import Row, read_rows
+from foveate.bench.rows import Row
 from foveate.bench.runs import split_variant, variant
 from foveate.bench.table import (
     Estimate,
@@ -74,8 +74,8 @@ def ablation(settings: Ablation, told: Callable[[str], object] = print) -> str:
 
 def _show(settings: Settings) -> str:
     """The table, in the docs too where asked for, with the plot of differences beside the rows."""
-    rows = settings.shared.rows(read_rows(settings.file))
-    text = render_ablation(rows)
+    rows = settings.shared.read(settings.file)
+    text = render_ablation(rows, settings.named)
     if not rows:
         return text
     picture = settings.results / f"{settings.dataset}-ablation-{settings.shared.name}.png"
@@ -117,8 +117,11 @@ def _lines(rows: Sequence[Row]) -> list[Line]:
     return sorted(lines, key=lambda line: -line.difference.value)
 
 
-def render_ablation(rows: Sequence[Row]) -> str:
-    """The Markdown of the rows of one setting: each block beside nothing and beside its matched convolution."""
+def render_ablation(rows: Sequence[Row], more: str = "") -> str:
+    """The Markdown of the rows of one setting: each block beside nothing and beside its matched convolution.
+
+    more: options of the command that no row tells.
+    """
     if not rows:
         return "Not measured yet."
     groups = group_rows(rows)
@@ -143,7 +146,7 @@ def render_ablation(rows: Sequence[Row]) -> str:
         "in nothing but chance may lie as far apart. A slower block has had fewer steps in the same time: that is a "
         "part of what it costs."
     )
-    return "\n\n".join([markdown_table(header, cells), about, origin(rows, _command(rows))])
+    return "\n\n".join([markdown_table(header, cells), about, origin(rows, _command(rows, more))])
 
 
 def judge(over_none: Estimate, over_convolution: Estimate | None, seeds: int) -> str:
@@ -166,7 +169,7 @@ def _cells(block: str, slot: str, method: str, group: Group, difference: str, ag
     return [*cells, f"{mean(group, 'steps'):.0f}", f"{training_minutes(group):.1f}", f"{peak:.0f}"]
 
 
-def _command(rows: Sequence[Row]) -> str:
+def _command(rows: Sequence[Row], more: str) -> str:
     setting, row = setting_of(rows[0]), rows[0]
     names = [split_variant(each["method"]) for each in rows]
     blocks = dict.fromkeys(block.removeprefix(PREFIX) for _, slots in names for block in slots.values())
@@ -177,5 +180,5 @@ def _command(rows: Sequence[Row]) -> str:
     parts.append(f"--labels {','.join(map(str, sorted({int(each['labels']) for each in rows})))}")
     parts.append(f"--seeds {max(int(each['seed']) for each in rows) + 1} --minutes {setting.minutes:g}")
     parts.append(f"--score {setting.scored}.txt" + (f" --without {row['without']}.txt" if row["without"] else ""))
-    parts.append(setting.options)
+    parts += [setting.options, more]
     return " ".join(part for part in parts if part)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,19 @@ from foveate.bench.machine import cores
 from foveate.bench.page import check_section, write_section
 from foveate.bench.plot import write_plot
 from foveate.bench.pools import Classes, Pools, read_pools
-from foveate.bench.rows import CASES, Row, read_rows
-from foveate.bench.runs import PEER, PRETRAIN, Bench, Run, left_over, list_runs, split_variant, variant, work_off
+from foveate.bench.rows import CASES, Row, read_columns, read_rows
+from foveate.bench.runs import (
+    PEER,
+    PRETRAIN,
+    Bench,
+    Run,
+    content,
+    left_over,
+    list_runs,
+    split_variant,
+    variant,
+    work_off,
+)
 from foveate.bench.table import BASELINE, Setting, render
 from foveate.cohort.listing import class_value
 from foveate.errors import FoveateError, refuse
@@ -74,6 +86,12 @@ class Settings:
     def shared(self) -> Setting:
         return Setting(self.score.stem, self.minutes, self.threads or cores(), self.device, self.clock)
 
+    @property
+    def named(self) -> str:
+        """The option that names the classes, where it was given."""
+        named = ",".join(f"{name}={value}" for name, value in (self.classes or {}).items())
+        return f"--classes {shlex.quote(named)}" if named else ""
+
 
 def label_efficiency(settings: Settings, told: Callable[[str], object] = print) -> str:
     """Do the runs that are left, draw the plot beside the rows and return the table in Markdown.
@@ -95,7 +113,8 @@ def do_runs(
     failed: list[str] = []
     if not settings.only_table:
         runs = list_runs(methods, settings.labels, settings.ceiling, settings.seeds, settings.shared)
-        rows = read_rows(settings.file)
+        scored = settings.shared.scored
+        rows = read_rows(settings.file, lambda row: row["scored"] == scored, ["without", "plan"], ["train_cases"])
         left = left_over(runs, rows)
         told(f"{len(runs) - len(left)} of {len(runs)} runs are done; to do: {', '.join(r.name for r in left) or '-'}")
         if settings.dry_run:
@@ -150,7 +169,7 @@ def _run(settings: Settings, left: Sequence[Run], rows: Sequence[Row], told: Cal
     without = settings.without.stem if settings.without else ""
     _check_rows(settings, rows, without, pools)
     shared = settings.shared
-    work = (settings.work / settings.dataset / shared.scored).resolve()
+    work = (settings.work / settings.dataset / shared.scored / content(pools)).resolve()
     peers = {name: adapter.resolve() for name, adapter in settings.peers.items()}
     bench = Bench(
         settings.dataset, pools, draws, without, shared.threads, shared.device, shared.clock, peers, work, settings.plan
@@ -167,11 +186,12 @@ def _run(settings: Settings, left: Sequence[Run], rows: Sequence[Row], told: Cal
 
 
 def _check_rows(settings: Settings, rows: Sequence[Row], without: str, pools: Pools) -> None:
-    """Rows of a list of the same name must have been scored on the same cases, and had as many to train on."""
+    """Rows of this list must have been scored on these cases and had as many to train on; all have these classes.
+
+    Raises InputError where they do not.
+    """
     scored = {case.id for case in pools.scored.cases}
     for row in rows:
-        if row["scored"] != settings.score.stem:
-            continue
         if odd := sorted(scored ^ row[CASES].keys()):
             found = f"{len(odd)} cases that are not in both, such as {odd[0]}"
             fix = "Give the list another name, or name another --results folder."
@@ -181,12 +201,18 @@ def _check_rows(settings: Settings, rows: Sequence[Row], without: str, pools: Po
             expected, found = (f"{cases} cases, without {name or 'none'}" for name, cases in (before, now))
             fix = "Give --without as then, or name another --results folder."
             raise refuse(settings.file, "cases that may train", found, f"{expected}, as in its rows", fix)
+    columns, names = read_columns(settings.file), list(pools.classes)
+    there = [name.removeprefix("dice_") for name in columns if name.startswith("dice_")]
+    if columns and names != there:
+        expected = f"{', '.join(there) or 'none'}, as in the rows of {settings.file}"
+        fix = "Give --classes as then, or name another --results folder."
+        raise refuse("--classes", "names", ", ".join(names), expected, fix)
 
 
 def _show(settings: Settings) -> str:
     """The table, in the docs too where asked for, with the plot beside the rows."""
-    rows = settings.shared.rows(read_rows(settings.file))
-    text = render(rows)
+    rows = settings.shared.read(settings.file)
+    text = render(rows, settings.named)
     if rows:
         picture = settings.results / f"{settings.dataset}-{settings.shared.name}.png"
         write_plot(rows, picture)

@@ -63,9 +63,12 @@ def read_pools(data: Path, score: Path, without: Path | None = None, classes: Cl
     classes: names of the label values, where no dataset.json gives them.
 
     Raises InputError listing all of these: ids that are no case, scored cases without a label or in both files, a
-    patient with scans on both sides, and what was wrong with the dataset's folder.
+    patient with scans on both sides, and what was wrong with the dataset's folder; and a dataset of another task.
     """
     cohort = find_cohort(data)
+    if cohort.task != "segmentation":
+        fix = "Methods are compared by the Dice of label maps: give a dataset that has them."
+        raise refuse(data, "task", cohort.task, "segmentation", fix)
     problems = [problem for problem in cohort.problems if problem.severity == "refuse"]
     cases = {case.id: case for case in cohort.cases}
     scored, absent = read_ids(score), read_ids(without) if without else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import sys
@@ -19,6 +20,7 @@ from foveate.bench.pools import Pools, write_dataset, write_ids
 from foveate.bench.rows import ALL, CASES, Row, append_row, read_rows, run_name
 from foveate.bench.table import BASELINE, Setting
 from foveate.bench.usage import Usage, measure, read_usage
+from foveate.cohort.cohort import Cohort
 from foveate.engine.lock import Lock
 from foveate.errors import FoveateError, InputError
 from foveate.files import write_atomic
@@ -113,11 +115,11 @@ def work_off(
                 continue
             try:
                 row = execute(run)
+                append_row(results, row)
             except FoveateError as error:
                 failed.append(f"{run.name}: {error}")
                 told(failed[-1])
                 continue
-            append_row(results, row)
             told(f"{run.name}: Dice {row['dice']:.4f}, {row['steps']} steps")
     return failed
 
@@ -127,8 +129,9 @@ class Bench:
     """What all runs share: the data and the folders.
 
     dataset: its name. without: name of the list of cases left out, or "". peers: adapter by name. commit: of the code
-    that runs. work: holds the two datasets, and a folder for each run below that of the commit. plan: file of the plan,
-    made once and given to every run, so that all train the same network. It fits the threads and the device.
+    that runs. work: of these very cases (see ``content``); holds the two datasets, and a folder for each run below that
+    of the commit. plan: file of the plan, made once and given to every run, so that all train the same network. It fits
+    the threads and the device.
     """
 
     dataset: str
@@ -164,10 +167,20 @@ class Bench:
         write_atomic(self.plan, folder.joinpath("plan.json").read_bytes())
         shutil.rmtree(folder)
 
+    def folder(self, run: Run) -> Path:
+        """Of a run; another one with other labels, another plan or another adapter."""
+        adapter = self.peers[run.method.removeprefix(PEER)] if run.method.startswith(PEER) else None
+        made_of = [
+            None if run.labels == ALL else self.draws.take(run.seed, int(run.labels)),
+            self.plan.read_text(encoding="utf-8"),
+            [str(adapter), adapter.read_text(encoding="utf-8")] if adapter else None,
+        ]
+        return self.work / self.commit / f"{run.name}-{digest(made_of)}"
+
     def execute(self, run: Run) -> Row:
         """Train, predict, evaluate; the row. Raises FoveateError naming the log when a command fails."""
-        folder = self.work / self.commit / run.name
-        log, scores = folder.with_name(f"{run.name}.log"), folder / "benchmark" / "scores.json"
+        folder = self.folder(run)
+        log, scores = folder.with_name(f"{folder.name}.log"), folder / "benchmark" / "scores.json"
         usage = self._fit_peer(run, folder, log) if run.method.startswith(PEER) else self._fit(run, folder, log)
         if not scores.exists():  # scored once: a run that was killed before its row was written is not scored again
             predictions = folder / "benchmark" / "predictions"
@@ -181,7 +194,7 @@ class Bench:
 
     def _fit(self, run: Run, folder: Path, log: Path) -> Usage:
         """Train, or continue; what all parts of it took."""
-        note, done = folder.with_name(f"{run.name}.usage.json"), folder / "benchmark"
+        note, done = folder.with_name(f"{folder.name}.usage.json"), folder / "benchmark"
         if done.exists():
             return read_usage(note)
         if (folder / "lock").exists():
@@ -197,7 +210,7 @@ class Bench:
 
     def _fit_peer(self, run: Run, folder: Path, log: Path) -> Usage:
         """Train and predict with a peer's adapter, from the start if it was interrupted."""
-        note, done = folder.with_name(f"{run.name}.usage.json"), folder / "benchmark"
+        note, done = folder.with_name(f"{folder.name}.usage.json"), folder / "benchmark" / "predictions"
         if done.exists():
             return read_usage(note)
         shutil.rmtree(folder, ignore_errors=True)
@@ -207,13 +220,14 @@ class Bench:
         command += [self._labelled(int(run.labels), run.seed), self.work / "scored" / "images", folder]
         command += ["--minutes", f"{run.minutes:g}", "--threads", str(self.threads), "--seed", str(run.seed)]
         usage = self._run([*command, "--device", self.device, "--clock", self.clock], log, note)
-        done.mkdir()
-        folder.joinpath("predictions").replace(done / "predictions")
+        done.parent.mkdir()
+        folder.joinpath("predictions").replace(done)
         return usage
 
     def _labelled(self, labels: int, draw: int) -> Path:
-        path = self.work / "draws" / f"{draw}-{labels}.txt"
-        write_ids(path, self.draws.take(draw, labels))
+        ids = self.draws.take(draw, labels)
+        path = self.work / "draws" / f"{draw}-{labels}-{digest(ids)}.txt"
+        write_ids(path, ids)
         return path
 
     def _train(self, method: str, folder: Path, labels: int | None, seed: int) -> list[str | Path]:
@@ -281,6 +295,29 @@ class Bench:
             "plan": facts["plan"],
             CASES: cases,
         }
+
+
+def content(pools: Pools) -> str:
+    """A digest of the cases of both pools and their classes: where the files lie, their sizes and times of change."""
+
+    def files(cohort: Cohort) -> list[Any]:
+        return [
+            [case.id, case.patient, [_state(file) for file in (*case.images, *([case.label] if case.label else []))]]
+            for case in cohort.cases
+        ]
+
+    train = pools.train
+    return digest([files(train), files(pools.scored), dict(pools.classes), train.tree, train.ignore, train.channels])
+
+
+def _state(file: Path) -> tuple[str, int, int]:
+    found = file.stat()
+    return str(file.resolve()), found.st_size, int(found.st_mtime)
+
+
+def digest(made_of: Any) -> str:
+    """Ten hexadecimal digits of whatever JSON can hold."""
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:10]
 
 
 def describe(plan: dict[str, Any]) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from foveate.bench.page import markdown_table
-from foveate.bench.rows import ALL, CASES, Row, budget
+from foveate.bench.rows import ALL, CASES, Row, budget, read_rows
 from foveate.metrics.bootstrap import Estimate, class_mean, draw_weights, interval
 
 Group = dict[int, Row]
@@ -19,6 +20,8 @@ Key = tuple[str, str]
 
 BASELINE = "supervised"
 NAN = float("nan")
+TEXTS = ("dataset", "without", "train_cases", "plan", "machine", "commit", "date")
+NUMBERS = ("dice", "dice_*", "hd95_*", "nsd", "steps", "seconds", "cpu_seconds", "peak_rss_mb")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class Setting:
     def rows(self, rows: Sequence[Row]) -> list[Row]:
         """The rows of this setting."""
         return [row for row in rows if setting_of(row) == self]
+
+    def read(self, path: Path) -> list[Row]:
+        """The rows of this setting in a file, in which a table finds its columns. Raises InputError."""
+        return read_rows(path, lambda row: setting_of(row) == self, TEXTS, NUMBERS)
 
 
 def setting_of(row: Row) -> Setting:
@@ -132,8 +139,11 @@ def _interval(patients: Sequence[str], draws: np.ndarray) -> tuple[float, float]
     return interval(draws) if len(set(patients)) > 1 else (NAN, NAN)
 
 
-def render(rows: Sequence[Row]) -> str:
-    """The Markdown of the rows of one setting: table, how to read it, and what the runs were made with."""
+def render(rows: Sequence[Row], more: str = "") -> str:
+    """The Markdown of the rows of one setting: table, how to read it, and what the runs were made with.
+
+    more: options of the command that no row tells.
+    """
     if not rows:
         return "Not measured yet."
     groups = group_rows(rows)
@@ -145,7 +155,7 @@ def render(rows: Sequence[Row]) -> str:
     header += ["difference to supervised (95%)", "gap closed (95%)", f"HD95 {unit}", f"NSD 1 {unit}"]
     header += ["steps", "training min", "peak MiB"]
     lines = [_line(key, groups, classes, distance) for key in groups]
-    return "\n\n".join([markdown_table(header, lines), _reading(rows), origin(rows, command(rows))])
+    return "\n\n".join([markdown_table(header, lines), _reading(rows), origin(rows, command(rows, more))])
 
 
 def _share_cell(share: Estimate) -> str:
@@ -222,8 +232,11 @@ def origin(rows: Sequence[Row], command: str) -> str:
     return " · ".join([*parts, listed("date")])
 
 
-def command(rows: Sequence[Row]) -> str:
-    """The command that makes these rows, given the folder of the dataset and the list by their names."""
+def command(rows: Sequence[Row], more: str = "") -> str:
+    """The command that makes these rows, given the folder of the dataset and the list by their names.
+
+    more: options that no row tells.
+    """
     setting, ceiling = setting_of(rows[0]), any(row["labels"] == ALL for row in rows)
     few = [row for row in rows if row["labels"] != ALL]
     parts = [f"foveate bench label-efficiency {rows[0]['dataset']}"]
@@ -235,5 +248,5 @@ def command(rows: Sequence[Row]) -> str:
     parts.append(f"--score {setting.scored}.txt")
     parts.append(f"--without {rows[0]['without']}.txt" if rows[0]["without"] else "")
     parts.append("--ceiling" if ceiling else "")
-    parts.append(setting.options)
+    parts += [setting.options, more]
     return " ".join(part for part in parts if part)

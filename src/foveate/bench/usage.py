@@ -71,7 +71,7 @@ def measure(
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})},
-            preexec_fn=_end_with_parent if _LIBC else None,
+            preexec_fn=END_WITH_PARENT,
         )
         try:
             code, used = _watch(process, started, lambda usage: _note(note, before + usage))
@@ -112,3 +112,7 @@ def _end_with_parent() -> None:
     # Otherwise a training goes on unseen after its benchmark was killed, and holds its run folder's lock.
     assert _LIBC is not None
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+END_WITH_PARENT = _end_with_parent if _LIBC else None
+"""``preexec_fn`` of a command that is to end with this process: Linux asks it to stop. None elsewhere."""

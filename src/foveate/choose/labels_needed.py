@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import zlib
@@ -11,24 +10,31 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from foveate.bench.rows import ALL, read_lines, run_name
 from foveate.choose.learning_curve import FEWEST, Needed, Point, labels_to_reach
+from foveate.engine.provenance import FREE_ON_RESUME
 from foveate.errors import refuse
 
 EVALUATION = "evaluation.json"
 FAR = 1000  # times the largest number of labels: nobody labels so many
-COLUMNS = ("dataset", "scored", "method", "labels", "train_cases", "minutes", "threads", "device", "dice")
+COLUMNS = ("dataset", "scored", "without", "method", "labels", "train_cases", "dice")
 
 
 def labels_needed(runs: Iterable[str | Path], dice: float = 0.9) -> dict[str, str]:
     """For each learning curve that the runs hold: how many more labels reach the mean Dice ``dice``, in words.
 
     runs: run folders that hold evaluation.json, as ``foveate evaluate --json`` writes it, and CSV files of ``foveate
-    bench``. Runs share a curve when dataset, method and budget are the same and, for folders, the test cases.
+    bench``, in which a run counts once. Runs share a curve when nothing but seed and labels tells them apart: in tables
+    the columns that name a run, of folders the configuration, images, classes and test cases.
     Raises InputError for what cannot be read, and for a Dice that is not between 0 and 1.
     """
     if not 0 < dice < 1:
         raise refuse("labels-needed", "dice", dice, "more than 0 and less than 1", "Give for instance --dice 0.9.")
-    points = [point for path in map(Path, runs) for point in (read_csv(path) if path.is_file() else [read_run(path)])]
+    points = [
+        point
+        for path in dict.fromkeys(map(Path, runs))
+        for point in (read_csv(path) if path.is_file() else [read_run(path)])
+    ]
     curves = defaultdict(list)
     for point in points:
         curves[point.curve].append(point)
@@ -36,24 +42,18 @@ def labels_needed(runs: Iterable[str | Path], dice: float = 0.9) -> dict[str, st
 
 
 def read_csv(path: Path) -> list[Point]:
-    """A point for each row. Raises InputError naming the column or row that is not as it should be."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise refuse(path, "file", error, "a table of runs or a run folder", "Give another file.") from None
-    fix = "Give a table that foveate bench has written."
-    if not rows:
-        raise refuse(path, "rows", "none", "one for each run", fix)
-    if missing := [name for name in COLUMNS if name not in rows[0]]:
-        raise refuse(path, "columns", f"no {', '.join(missing)}", ", ".join(COLUMNS), fix)
-    points = []
-    for number, row in enumerate(rows, 2):
-        bound = f"{row['minutes']} min on {row['device']} with {row['threads']} threads"
-        name = f"{row['dataset']}, {row['method']}, {bound}, scored on {row['scored']}"
-        labels = row["train_cases"] if row["labels"] == "all" else row["labels"]
-        points.append(_point(path, f"line {number}", labels, row["dice"], name))
-    return points
+    """A point for each run. Raises InputError naming the column or row that is not as it should be."""
+    points: dict[tuple[str, str], Point] = {}
+    for place, row in read_lines(path, COLUMNS):
+        bound = _bound(f"{float(row['minutes']):g}", row["clock"])
+        name = f"{row['dataset']}, {row['method']}, {bound} on {row['device']} with {row['threads']} threads"
+        name += f", scored on {row['scored']}"
+        name += f", without {row['without']}" if row["without"] else ""
+        labels = row["train_cases"] if row["labels"] == ALL else row["labels"]
+        points.setdefault((name, run_name(row)), _point(path, place, labels, row["dice"], name))
+    if not points:
+        raise refuse(path, "rows", "none", "one for each run", "Give a table that foveate bench has written.")
+    return [*points.values()]
 
 
 def read_run(folder: Path) -> Point:
@@ -64,11 +64,18 @@ def read_run(folder: Path) -> Point:
     labels = sum(parts.get("label") is not None for parts in run.get("data", {}).values())
     config = run.get("config", {})
     steps = config.get("steps")
-    bound = f"{steps} steps" if steps else f"{config.get('minutes')} min"
+    bound = f"{steps} steps" if steps else _bound(config.get("minutes"), config.get("clock", "wall"))
     tested = sorted(str(case.get("case")) for case in scores.get("cases", []))
-    digest = zlib.crc32("\n".join(tested).encode())  # runs that were judged by other cases are of another curve
+    alike = {key: value for key, value in config.items() if key not in FREE_ON_RESUME | {"seed"}}
+    images = {case: parts.get("image") for case, parts in run.get("data", {}).items()}
+    same = [tested, alike, run.get("init"), run.get("plan", {}).get("classes"), images]
+    digest = zlib.crc32(json.dumps(same, sort_keys=True).encode())  # runs that differ in more are of another curve
     name = f"{config.get('method', {}).get('name')}, {bound}, {len(tested)} test cases ({digest:08x})"
     return _point(folder / EVALUATION, "dice", labels, scores.get("dice"), name)
+
+
+def _bound(minutes: Any, clock: str) -> str:
+    return f"{minutes} min" if clock == "wall" else f"{minutes} {clock} min"
 
 
 def describe(points: list[Point], dice: float) -> str:
