@@ -25,7 +25,7 @@ def labels_needed(runs: Iterable[str | Path], dice: float = 0.9) -> dict[str, st
 
     runs: run folders that hold evaluation.json, as ``foveate evaluate --json`` writes it, and CSV files of ``foveate
     bench``, in which a run counts once. Runs share a curve when nothing but seed and labels tells them apart: in tables
-    the columns that name a run, of folders the configuration, images, classes and test cases.
+    the columns that name a run, of folders the configuration, classes and test cases: a dataset may grow meanwhile.
     Raises InputError for what cannot be read, and for a Dice that is not between 0 and 1.
     """
     if not 0 < dice < 1:
@@ -67,8 +67,7 @@ def read_run(folder: Path) -> Point:
     bound = f"{steps} steps" if steps else _bound(config.get("minutes"), config.get("clock", "wall"))
     tested = sorted(str(case.get("case")) for case in scores.get("cases", []))
     alike = {key: value for key, value in config.items() if key not in FREE_ON_RESUME | {"seed"}}
-    images = {case: parts.get("image") for case, parts in run.get("data", {}).items()}
-    same = [tested, alike, run.get("init"), run.get("plan", {}).get("classes"), images]
+    same = [tested, alike, run.get("init"), run.get("plan", {}).get("classes")]
     digest = zlib.crc32(json.dumps(same, sort_keys=True).encode())  # runs that differ in more are of another curve
     name = f"{config.get('method', {}).get('name')}, {bound}, {len(tested)} test cases ({digest:08x})"
     return _point(folder / EVALUATION, "dice", labels, scores.get("dice"), name)
