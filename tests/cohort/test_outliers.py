@@ -147,6 +147,17 @@ def test_pictures_of_8_bits_are_judged_by_their_colours(tmp_path: Path) -> None:
     assert [(problem.case, problem.severity) for problem in appearance(check(tmp_path))] == [("c11", "aside")]
 
 
+@pytest.mark.parametrize(("labelled", "foreign"), [(4, 20), (8, 8)])
+def test_the_labelled_scans_say_what_the_cohort_is_like(tmp_path: Path, labelled: int, foreign: int) -> None:
+    root = cohort(tmp_path / "scans", cases=labelled, labelled=labelled)
+    for number in range(foreign):
+        add(root, f"x{number:02}", -head(100 + number))
+    report = check(root)
+    assert len(report.cohort.labelled) == labelled
+    assert report.cohort.unlabelled == ()
+    assert {problem.severity for problem in appearance(report)} == {"aside"}
+
+
 def test_few_scans_are_no_cohort_to_be_unlike(tmp_path: Path) -> None:
     root = cohort(tmp_path / "scans", cases=8)
     add(root, "stranger", *STRANGERS["inverted"])
