@@ -1,16 +1,20 @@
 """A scan unlike its cohort is said with its distance and does not teach unlabelled; every ordinary scan does."""
 
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 from scans import write_nifti
 
 import foveate
 from foveate.cohort.check import CheckReport, check
 from foveate.cohort.facts import thumbnail
+from foveate.cohort.outliers import outliers
 from foveate.errors import InputError, Problem
 from foveate.methods import default_method
 from foveate.report.run import read_log
@@ -86,6 +90,72 @@ def test_no_scan_of_the_cohort_is_set_aside_whatever_its_units(tmp_path: Path) -
     largest = [float(head(case).max()) for case in range(40)]
     assert max(largest) > 1000 * min(largest)
     assert appearance(check(root)) == []
+
+
+HEADS = 1000 * np.arange(14) // 14  # seeds
+
+
+def tissue(seed: int) -> np.ndarray:
+    """The ellipsoid in HU: air around soft tissue, with noise; scans differ in size and place."""
+    scan = head(seed)
+    return np.round(np.interp(scan, np.percentile(scan, (1, 99)), (-1000, 300))).astype(np.float32)
+
+
+def ct(root: Path, tissues: Callable[[int], np.ndarray] = tissue) -> Path:
+    for number, seed in enumerate(HEADS):
+        add(root, f"c{number:02}", tissues(int(seed)))
+    return plain_label(root)
+
+
+def plain_label(root: Path) -> Path:
+    label = np.zeros(SHAPE, np.uint8)
+    label[8:12, 8:12, 6:10] = 1
+    write_nifti(root / "labels" / "c00.nii.gz", label, SPACING)
+    return root
+
+
+@pytest.mark.parametrize("change", [lambda x: x + 1024, lambda x: x * 100, lambda x: x / 1000], ids=str)
+def test_ct_in_other_units_is_said_and_set_aside(tmp_path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    root = ct(tmp_path / "scans")
+    assert appearance(check(root)) == []
+    add(root, "stranger", change(tissue(3)))
+    (problem,) = appearance(check(root))
+    assert (problem.case, problem.severity) == ("stranger", "aside")
+    assert "image values from" in problem.found
+
+
+def test_nearly_identical_ct_and_padding_below_air_are_ordinary(tmp_path: Path) -> None:
+    root = ct(tmp_path / "scans", lambda seed: tissue(0) + np.float32(seed / 1000))
+    add(root, "brighter", tissue(0) + 60)
+    report = check(root)
+    assert appearance(report) == []
+    fact = report.facts["brighter"]
+    padded = replace(fact, percentiles=((-3024.0, -3024.0, *fact.percentiles[0][2:]),))
+    assert outliers({**report.facts, "brighter": padded}, ("image",)) == {}
+
+
+def test_pictures_of_8_bits_are_judged_by_their_colours(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    cells = np.add.outer(np.arange(32), np.arange(32))[..., None] + np.array([90, 60, 120])
+    for case in range(12):
+        picture = cells + random.integers(-10, 10) + random.integers(0, 20, (32, 32, 3))
+        dark = picture // 40 if case == 11 else picture
+        Image.fromarray(dark.astype(np.uint8)).save(tmp_path / "images" / f"c{case:02}.png")
+    Image.fromarray(np.eye(32, dtype=np.uint8)).save(tmp_path / "labels" / "c00.png")
+    assert [(problem.case, problem.severity) for problem in appearance(check(tmp_path))] == [("c11", "aside")]
+
+
+@pytest.mark.parametrize(("labelled", "foreign"), [(4, 20), (8, 8)])
+def test_the_labelled_scans_say_what_the_cohort_is_like(tmp_path: Path, labelled: int, foreign: int) -> None:
+    root = cohort(tmp_path / "scans", cases=labelled, labelled=labelled)
+    for number in range(foreign):
+        add(root, f"x{number:02}", -head(100 + number))
+    report = check(root)
+    assert len(report.cohort.labelled) == labelled
+    assert report.cohort.unlabelled == ()
+    assert {problem.severity for problem in appearance(report)} == {"aside"}
 
 
 def test_few_scans_are_no_cohort_to_be_unlike(tmp_path: Path) -> None:

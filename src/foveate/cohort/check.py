@@ -279,7 +279,7 @@ def _outliers(cohort: Cohort, facts: Facts, keep: bool) -> tuple[set[str], list[
     """
     aside: set[str] = set()
     problems = []
-    found = outliers(facts)
+    found = outliers(facts, cohort.channels, {case.id for case in cohort.labelled})
     for case in cohort.cases:
         if case.id not in found:
             continue

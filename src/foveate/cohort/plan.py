@@ -13,6 +13,20 @@ from foveate.config import RegressionLoss, Strict
 from foveate.errors import InputError, Problem, refuse
 from foveate.files import write_atomic
 
+Normalisation = Literal["ct", "zscore", "unit"]
+
+
+def normalisation_of(name: str, dims: int, channels: int, low: float, high: float) -> Normalisation:
+    """CT by its name or its values (air far below zero); pictures of 8 bits by their range; else robust z-score.
+
+    low, high: percentiles 0.5 and 99.5 of the cohort.
+    """
+    if dims == 3 and (name.upper() == "CT" or low < -500):
+        return "ct"
+    if dims == 2 and channels > 1 and low >= 0 and 1 < high <= 255:
+        return "unit"
+    return "zscore"
+
 
 class ChannelPlan(Strict):
     """How one channel is normalised.
@@ -23,7 +37,7 @@ class ChannelPlan(Strict):
     """
 
     name: str
-    normalisation: Literal["ct", "zscore", "unit"]
+    normalisation: Normalisation
     lower: float = 0.0
     upper: float = 1.0
     mean: float = 0.0

@@ -14,7 +14,7 @@ import numpy as np
 
 from foveate.cohort.cohort import Cohort
 from foveate.cohort.fingerprint import Fingerprint
-from foveate.cohort.plan import ChannelPlan, Plan
+from foveate.cohort.plan import ChannelPlan, Plan, normalisation_of
 from foveate.cohort.targets import statistics
 from foveate.errors import refuse
 
@@ -169,19 +169,18 @@ def _mirror_axes(mirror: str | list[int], dims: int) -> tuple[int, ...]:
 
 
 def _channel(name: str, index: int, fingerprint: Fingerprint, dims: int) -> ChannelPlan:
-    """CT by its name or its values (air far below zero); pictures of 8 bits by their range; else robust z-score."""
+    """How one channel is normalised, and for CT within which limits."""
     statistics = fingerprint.channels[index]
     low, high = statistics.percentiles[0], statistics.percentiles[-1]
-    if dims == 3 and (name.upper() == "CT" or low < -500):
+    normalisation = normalisation_of(name, dims, len(fingerprint.channels), low, high)
+    if normalisation == "ct":
         inside = statistics.foreground or statistics
         return ChannelPlan(
             name=name,
-            normalisation="ct",
+            normalisation=normalisation,
             lower=inside.percentiles[0],
             upper=inside.percentiles[-1],
             mean=inside.mean,
             std=max(inside.std, 1e-6),
         )
-    if dims == 2 and len(fingerprint.channels) > 1 and low >= 0 and 1 < high <= 255:
-        return ChannelPlan(name=name, normalisation="unit")
-    return ChannelPlan(name=name, normalisation="zscore")
+    return ChannelPlan(name=name, normalisation=normalisation)
