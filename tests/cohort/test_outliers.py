@@ -114,7 +114,11 @@ def plain_label(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("change", [lambda x: x + 1024, lambda x: x * 100, lambda x: x / 1000], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x + 1024, lambda x: x * 100, lambda x: x / 1000],
+    ids=["shifted", "in hundredths", "in thousands"],
+)
 def test_ct_in_other_units_is_said_and_set_aside(tmp_path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     root = ct(tmp_path / "scans")
     assert appearance(check(root)) == []
@@ -205,6 +209,14 @@ def test_training_leaves_the_stranger_out_unless_told(tmp_path: Path, capsys: py
     kept = foveate.train(root, planned(tmp_path / "kept"), set=["unlabelled_outliers=keep"], quiet=True, **options)
     assert list((kept / "prepared").glob("stranger*"))
     assert read_log(kept)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "labels"), [("hippocampus", 4), ("hippocampus", 16), ("hippocampus", 32), ("left_atrium", 4)]
+)
+def test_real_scans_are_ordinary_however_few_have_labels(shared_data: Path, dataset: str, labels: int) -> None:
+    root = shared_data / dataset
+    assert appearance(check(root, labelled=root / f"labelled_{labels}.txt")) == []
 
 
 def test_real_scans_are_ordinary_and_strangers_among_them_are_not(shared_data: Path, tmp_path: Path) -> None:
