@@ -20,11 +20,11 @@ ORDER = [
     ("methods",),
     ("predict",),
     ("metrics",),  # metrics and report stand below the engine, because training ends by writing its report
-    ("choose",),
     ("report",),
     ("explanations",),
     ("engine",),
     ("bench",),
+    ("choose",),  # reads the rows of benchmarks and the records of runs
     ("demo",),
     ("demo_tasks",),
     ("demo_classification", "demo_detection"),  # of the same kind, and written with what that one has

@@ -41,6 +41,8 @@ def test_voc_counts_pixels_from_one_and_both_corners_belong_to_the_box(tmp_path:
         ('<!DOCTYPE a [<!ENTITY x "aaaa"><!ENTITY y "&x;&x;">]>', "document type"),
         ('<!DOCTYPE a SYSTEM "file:///etc/passwd">', "document type"),
         ("<annotation></other>", "mismatched tag"),
+        ('<?xml version="1.0" encoding="gb2312"?>', "multi-byte encodings"),
+        ('<?xml version="1.0" encoding="foobar"?>', "unknown encoding"),
     ],
 )
 def test_entities_are_never_expanded_and_broken_xml_is_said(tmp_path: Path, head: str, said: str) -> None:
@@ -84,6 +86,17 @@ def test_coco_says_what_is_wrong_with_each_entry(tmp_path: Path) -> None:
         read_coco(coco(tmp_path / "b.json", annotations=[one | {"image_id": 3}]))
     with pytest.raises(InputError, match="categories"):
         read_coco(coco(tmp_path / "c.json", categories=None))
+
+
+def test_coco_of_other_types_is_refused_all_in_one_pass(tmp_path: Path) -> None:
+    items = [{"id": 1, "image_id": [1], "category_id": 1, "bbox": [1, 2, 3, 4]}]
+    items += [{"id": 2, "image_id": 1, "category_id": {}, "bbox": [1, 2, 3, 4]}]
+    items += [{"id": 3, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 10**400]}]
+    with pytest.raises(InputError) as caught:
+        read_coco(coco(tmp_path / "a.json", annotations=items))
+    fields = [problem.field for problem in caught.value.problems]
+    assert fields[0] == "annotation 1"
+    assert {"annotation 2", "annotation 3"} <= set(fields)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -200,3 +200,18 @@ def test_weights_of_classes_undo_half_of_their_imbalance(tmp_path):
     weights = statistics(cohort)["class_weights"]
     assert weights["b"] / weights["a"] == pytest.approx(3, rel=1e-3)
     assert (9 * weights["a"] + weights["b"]) / 10 == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize("row", [["c1", "2", "5"], ["c1", "a", "b"]])
+def test_cells_beyond_the_first_line_are_refused(tmp_path, row):
+    """A decimal comma, or labels joined by one: the cell beyond would be dropped unseen."""
+    root = table(tmp_path, [["case", "label"], ["c0", "a"], row])
+    with pytest.raises(InputError, match=r"labels\.csv: line 3: found 3 cells; expected 2"):
+        find_cohort(root)
+
+
+@pytest.mark.parametrize("name", ["unlabelled", "unlabeled", "Unlabelled", "UNLABELED "])
+def test_pictures_without_label_by_any_spelling(tmp_path, name):
+    cohort = find_cohort(folders(tmp_path, a=2, b=2, **{name: 3}))
+    assert list(cohort.classes) == ["a", "b"]
+    assert len(cohort.unlabelled) == 3

@@ -77,3 +77,27 @@ def test_predictions_that_cannot_be_scored(folders: tuple[Path, Path], change: A
     with pytest.raises(InputError) as caught:
         evaluate(*folders)
     assert words in str(caught.value)
+
+
+def annotate(data: Path, boxes: dict[str, list[tuple[Any, ...]]], categories: list[dict[str, Any]]) -> None:
+    (data / "annotations.json").write_text(json.dumps(coco(boxes) | {"categories": categories}))
+
+
+def test_what_is_found_where_there_is_nothing_is_false_and_said(folders: tuple[Path, Path]) -> None:
+    annotate(folders[1], {case: [box for box in boxes if box[0] == 1] for case, boxes in BOXES.items()}, CATEGORIES[:1])
+    found = evaluate(*folders)
+    assert found["ap50"].value == pytest.approx(51 / 101)
+    assert {case["case"]: case["false"] for case in found.cases} == {"a": 1, "b": 1, "c": 0}
+    assert any("also platelet" in problem.found for problem in found.problems)
+    annotate(folders[1], {case: [] for case in BOXES}, [])
+    found = evaluate(*folders)
+    assert np.isnan(found["ap50"].value)
+    assert sum(case["false"] for case in found.cases) == 3
+
+
+def test_nothing_to_score_and_nothing_to_score_against_are_told_apart(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match="nowhere: predictions: found nothing"):
+        evaluate(folders[0] / "nowhere", folders[1])
+    (folders[1] / "annotations.json").unlink()
+    with pytest.raises(InputError, match=r"data: .* none for 3 images|data"):
+        evaluate(*folders)

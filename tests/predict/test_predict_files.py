@@ -9,7 +9,8 @@ from torch import nn
 
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.errors import InputError
-from foveate.predict.files import predict_files
+from foveate.io import COLOURS
+from foveate.predict.files import find_images, predict_files
 from foveate.predict.predictor import Predictor
 from foveate.tasks import build_task
 
@@ -161,3 +162,13 @@ def test_pictures_become_png(tmp_path):
     written = predict_files(model(dims=2), tmp_path / "p.png", tmp_path / "out")
     assert written == [tmp_path / "out" / "p.png"]
     np.testing.assert_array_equal(np.asarray(Image.open(written[0])), picture // 200)
+
+
+@pytest.mark.parametrize("names", [("grey",), COLOURS])
+def test_digits_at_the_end_count_cases_where_one_file_holds_all_channels(tmp_path, names):
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"IMG_{number:04d}.jpg")
+    assert [case.id for case in find_images(tmp_path, names)] == ["IMG_0000", "IMG_0001", "IMG_0002"]
+    assert [case.id for case in find_images(tmp_path / "IMG_0001.jpg", names)] == ["IMG_0001"]
+    (case,) = find_images(tmp_path, ("T1", "T2", "FLAIR"))
+    assert (case.id, len(case.images)) == ("IMG", 3)

@@ -112,6 +112,12 @@ def test_score_is_macro_f1_over_the_classes_that_are_shown():
     assert found == {"macro_f1": pytest.approx((2 / 3 + 4 / 5) / 2), "accuracy": 0.75}
 
 
+def test_accuracy_of_several_labels_is_that_of_each_answer():
+    task = classification(exclusive=False)
+    labels, answers = np.array([[1.0, 0, 1], [0, 0, 1]]), np.array([[3.0, 3, 3], [-3, -3, 3]])
+    assert task.score(answers.astype(np.float32), labels.astype(np.float32))["accuracy"] == pytest.approx(5 / 6)
+
+
 @pytest.mark.parametrize("loss", ["gaussian", "huber"])
 def test_interval_holds_nine_tenths_of_new_cases(loss):
     """Errors of a deviation that the network underestimates by four, and differs between cases."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from foveate.cohort.cohort import IGNORE, Box, Case, Cohort
 from foveate.cohort.facts import CaseFacts, file_hash
-from foveate.cohort.listing import list_images
+from foveate.cohort.listing import list_images, no_longer_than_header
 from foveate.errors import Problem, refuse
 from foveate.io import case_stem, inspect_label
 from foveate.text import closest
@@ -51,6 +51,7 @@ def _read(path: Path, cohort: Cohort, problems: list[Problem]) -> dict[str, list
                 fix = f"Write '{','.join(wanted)}' on the first line."
                 raise refuse(path, "columns", f"no {', '.join(missing)}", ",".join(wanted), fix)
             for row in reader:
+                no_longer_than_header(path, reader.line_num, row)
                 line, name = f"line {reader.line_num}", (row["case"] or "").strip()
                 if name not in known:
                     problems.append(

@@ -26,6 +26,7 @@ from foveate.errors import InputError, Problem, refuse
 from foveate.text import closest
 
 PREDICTIONS = "predictions.json"  # what `foveate predict` writes boxes to
+FAR = 1e9  # voxels: no edge lies beyond
 LARGEST = 64 << 20  # bytes of an XML file that are read
 REDRAW = "Correct the box, or remove it."
 
@@ -80,21 +81,22 @@ def read_coco(path: Path) -> dict[str, Annotation]:
     for key, value in lists.items():
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             raise refuse(path, key, "no list of objects", "a list, as COCO has it", "Export the annotations as COCO.")
-    names = {item.get("id"): str(item.get("name", "")).strip() for item in lists["categories"] or ()}
+    names = {_id(item.get("id")): str(item.get("name", "")).strip() for item in lists["categories"] or ()}
     files: dict[Any, str] = {}
     shapes: dict[Any, tuple[int, ...] | None] = {}
     problems = []
     for item in lists["images"] or ():
-        key, name = item.get("id"), item.get("file_name")
-        if not isinstance(name, str) or key is None or key in files or name in files.values():
+        number, file = _id(item.get("id")), item.get("file_name")
+        if not isinstance(file, str) or number is None or number in files or file in files.values():
             fix = "Give every image an id and a file_name of its own."
-            problems.append(Problem(str(path), "images", f"id {key!r}, file_name {name!r}", "both, and once", fix))
+            found = f"id {item.get('id')!r}, file_name {file!r}"
+            problems.append(Problem(str(path), "images", found, "both, and once", fix))
         else:
-            files[key], shapes[key] = name, _coco_shape(item)
+            files[number], shapes[number] = file, _coco_shape(item)
     boxes: dict[Any, list[Box]] = defaultdict(list)
     wrong: dict[Any, list[Problem]] = defaultdict(list)
     for item in lists["annotations"] or ():
-        image, kind, box = item.get("image_id"), item.get("category_id"), item.get("bbox")
+        image, kind, box = _id(item.get("image_id")), _id(item.get("category_id")), item.get("bbox")
         where = f"annotation {item.get('id')}"
         if image not in files:
             fix = "Add the image to images, or remove the annotation."
@@ -108,7 +110,7 @@ def read_coco(path: Path) -> dict[str, Annotation]:
         else:
             boxes[image].append(Box(edges, names[kind], bool(item.get("iscrowd")), item.get("score", 1.0)))
     if problems:
-        raise InputError(problems)
+        raise InputError([*problems, *(problem for found in wrong.values() for problem in found)])
     return {name: Annotation(tuple(boxes[key]), shapes[key], tuple(wrong[key]), path) for key, name in files.items()}
 
 
@@ -202,10 +204,15 @@ def _parse(path: Path) -> Element:
             raise refuse(path, "size", f"more than {LARGEST >> 20} MiB", "the boxes of one image", "Check the file.")
         parser.Parse(data, True)
         return builder.close()
-    except expat.ExpatError as error:
-        raise refuse(path, "XML", error, "a whole XML file", "Export it again.") from None
+    except (expat.ExpatError, ValueError, LookupError) as error:  # the latter: encodings that expat does not read
+        raise refuse(path, "XML", error, "a whole XML file, in UTF-8", "Export it again.") from None
     except OSError as error:
         raise refuse(path, "file", error.strerror, "a readable file", "Check its permissions.") from None
+
+
+def _id(value: object) -> int | str | None:
+    """What COCO calls something by; None for what can be no name."""
+    return value if isinstance(value, int | str) else None
 
 
 def _coco_shape(item: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -219,8 +226,8 @@ def _coco_edges(box: object) -> tuple[float, ...] | None:
     """``[x, y, w, h]`` or ``[x, y, z, w, h, d]`` -> low and high edges by array axis; None for anything else."""
     if not isinstance(box, list) or len(box) not in (4, 6):
         return None
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in box):
-        return None
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < FAR for v in box):
+        return None  # NaN is less than nothing; of an integer without end there is no float
     low, sides = box[: len(box) // 2], box[len(box) // 2 :]
     if len(low) == 2:
         low, sides = low[::-1], sides[::-1]

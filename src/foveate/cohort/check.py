@@ -23,6 +23,7 @@ from foveate.cohort.missing import missing_modalities
 from foveate.cohort.outliers import LIMIT, outliers
 from foveate.cohort.targets import class_counts, of_maps, target_problems
 from foveate.errors import InputError, Problem, Severity
+from foveate.io import COLOURS
 
 Progress = Callable[[int, int], None]
 
@@ -243,7 +244,7 @@ def _fill_in(cohort: Cohort, facts: Facts, masks: Masks) -> tuple[Cohort, list[P
     problems: list[Problem] = []
     if not cohort.channels and facts:
         count = Counter(fact.channels for fact in facts.values()).most_common(1)[0][0]
-        names = {(2, 1): ("grey",), (2, 3): ("red", "green", "blue"), (3, 1): ("image",)}
+        names = {(2, 1): ("grey",), (2, 3): COLOURS, (3, 1): ("image",)}
         fallback = tuple(f"channel {number}" for number in range(count))
         cohort = replace(cohort, channels=names.get((cohort.dims, count), fallback))
     if not cohort.classes and cohort.task == "segmentation" and (cohort.labelled or masks.values):

@@ -15,13 +15,18 @@ from foveate.cohort.listing import leaves, list_images, read_patients
 from foveate.errors import Problem
 from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix
 
-UNLABELLED = "unlabelled"
+UNLABELLED = ("unlabelled", "unlabeled")  # in any case of letters
+
+
+def is_unlabelled(folder: Path) -> bool:
+    """Whether a folder's pictures have no label, by its name."""
+    return folder.name.strip().casefold() in UNLABELLED
 
 
 def class_folders(root: Path) -> list[Path]:
     """The folders of ``root`` that hold images, the unlabelled one aside; sorted by name."""
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return [folder for folder in folders if folder.name != UNLABELLED and any(map(image_suffix, folder.iterdir()))]
+    return [folder for folder in folders if not is_unlabelled(folder) and any(map(image_suffix, folder.iterdir()))]
 
 
 def find_classes(root: Path, data: dict[str, Any] | None) -> Cohort:
@@ -31,13 +36,12 @@ def find_classes(root: Path, data: dict[str, Any] | None) -> Cohort:
     names = [folder.name for folder in folders]
     problems += similar_names(root, names)
     files: dict[str, tuple[Path, str | None]] = {}
-    for folder in [*folders, root / UNLABELLED]:
-        if folder.is_dir():
-            for image in list_images(folder, root, problems):
-                label = None if folder.name == UNLABELLED else folder.name
-                files[f"{folder.name}/{case_stem(image)}"] = image, label
+    without = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and is_unlabelled(entry)]
+    for folder in [*folders, *without]:
+        for image in list_images(folder, root, problems):
+            files[f"{folder.name}/{case_stem(image)}"] = image, None if folder in without else folder.name
     for entry in sorted(root.iterdir()):
-        skipped = entry.is_dir() and entry not in folders and entry.name != UNLABELLED
+        skipped = entry.is_dir() and entry not in folders and entry not in without
         if skipped and not entry.name.startswith(".") and not leaves(entry, root):
             fix = "It is no class. Put the pictures of a class directly into its folder."
             problems.append(Problem(str(entry), "folder", "no image", "pictures of one class", fix, "warn"))

@@ -17,7 +17,7 @@ from foveate.cohort.cohort import Case, Cohort, TaskName
 from foveate.cohort.layout_classes import one_kind_of_file, similar_names
 from foveate.cohort.layout_nnunet import group_channels
 from foveate.cohort.layout_plain import numbered
-from foveate.cohort.listing import list_images, read_channels, read_patients, some
+from foveate.cohort.listing import list_images, no_longer_than_header, read_channels, read_patients, some
 from foveate.errors import Problem, refuse
 from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix
 from foveate.text import closest
@@ -74,7 +74,10 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
             reader = csv.DictReader(file, skipinitialspace=True)
             columns = [(name or "").strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
-            rows = [{name: (row.get(name) or "").strip() for name in columns} for row in reader]
+            rows = []
+            for row in reader:
+                no_longer_than_header(path, reader.line_num, row)
+                rows.append({name: (row.get(name) or "").strip() for name in columns})
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise refuse(path, "file", error, "a UTF-8 CSV file", "Save it as CSV with UTF-8 encoding.") from None
     said = [name for name in columns if name not in OTHER]

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,14 @@ def _class_clashes(path: Path, classes: dict[str, int | tuple[int, ...]], ignore
     return problems
 
 
+def no_longer_than_header(path: Path, line: int, row: Mapping[Any, Any]) -> None:
+    """Raises InputError for a row of csv.DictReader with more cells than columns, which would be dropped unseen."""
+    if more := row.get(None):
+        columns = len(row) - 1
+        fix = "Write decimal points, join labels by ; and put text that holds commas into quotes."
+        raise refuse(path, f"line {line}", f"{columns + len(more)} cells", f"{columns}, as the first line has", fix)
+
+
 def read_patients(root: Path, ids: Iterable[str], problems: list[Problem]) -> dict[str, str]:
     """Patient of each case from ``patients.csv`` (columns case, patient); without it every case is its own."""
     known = set(ids)
@@ -203,6 +211,7 @@ def read_patients(root: Path, ids: Iterable[str], problems: list[Problem]) -> di
                 found = ", ".join(columns) or "nothing"
                 raise refuse(path, "columns", found, "case,patient", "Write 'case,patient' on the first line.")
             for row in reader:
+                no_longer_than_header(path, reader.line_num, row)
                 case, patient = (row["case"] or "").strip(), (row["patient"] or "").strip()
                 if case and patient and listed.setdefault(case, patient) != patient:
                     found = f"{listed[case]} and {patient}"

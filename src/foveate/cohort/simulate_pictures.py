@@ -49,13 +49,13 @@ def simulate_pictures(
     for folder in (found.train, found.test):
         for name in KINDS:
             (folder / name).mkdir(parents=True)
-    (found.train / UNLABELLED).mkdir()
+    (found.train / UNLABELLED[0]).mkdir()
 
     def write(number: int) -> None:
         kind = KINDS[number % len(KINDS)]
         folder = found.test / kind
         if number < teaching + unlabelled:
-            folder = found.train / (kind if number < teaching else UNLABELLED)
+            folder = found.train / (kind if number < teaching else UNLABELLED[0])
         pixels = simulate_picture(anatomy, kind, np.random.default_rng([seed, number]))
         Image.fromarray(pixels).save(folder / f"picture_{number:04d}.png")
 

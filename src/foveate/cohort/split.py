@@ -102,6 +102,11 @@ def split_cases(cohort: Cohort, seed: int, validation: Literal["auto"] | int = "
     chosen = _draw(cohort, patients, count, random.Random(f"split {seed}"))
     if kept_out := sum(case.patient in chosen for case in unlabelled):
         notes.append(f"{kept_out} unlabelled cases are left out: their patients are held back for validation.")
+    if chosen and cohort.task == "classification" and len(patients) == len(labelled):
+        notes.append(
+            "Nothing says which images are of one patient. If some are, patients that teach are held back too, and "
+            "every score is too good: write them into patients.csv."
+        )
     return Split(
         train=tuple(case.id for case in labelled if case.patient not in chosen),
         validation=tuple(case.id for case in labelled if case.patient in chosen),

@@ -129,7 +129,7 @@ def _legend(figure: Figure, classes: dict[str, str]) -> None:
     room = int(width * 11)
     shown: dict[str, str] = {}
     for name, shade in classes.items():
-        label = _shorten(name, 24)
+        label = _shorten(name, max(24, room // len(classes) - 6))
         room -= len(label) + 6
         if room < 0:
             label = f"and {len(classes) - len(shown)} more"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -89,7 +90,8 @@ class WholeWork(Work):
         else:
             of = names[0]
             said = dict(zip(("value", "low", "high"), (float(v) for v in answer), strict=True))
-            lines = [f"{said['value']:.4g} ({said['low']:.4g} to {said['high']:.4g})"]
+            interval = "" if math.isnan(said["low"]) else f" ({said['low']:.4g} to {said['high']:.4g})"
+            lines = [f"{said['value']:.4g}{interval}"]
         if not self.evident:
             return Shown(np.zeros(volume.shape, np.uint8), {}, lines, {"answer": said})
         values = evidence(self.predictor, volume, of)

@@ -24,6 +24,7 @@ from foveate.explanations.randomise import DRAWS, SURVIVES, Check, check_maps
 from foveate.files import write_atomic
 from foveate.io import write_label, write_map
 from foveate.io.volume import Volume
+from foveate.metrics.task_result import without_nan
 from foveate.predict.predictor import AnyPredictor
 
 # Bytes of maps that are held at once; more maps than that are made in several passes over the scan.
@@ -108,7 +109,9 @@ class Work:
         write_atomic(picture, overview(case.id, *slices, shown.members, cut, panels, shown.lines))
         self.pictures.append(picture)
         self.cases.append({**record, "picture": f"{case.id}/overview.png"})
-        write_atomic(self.folder / "explain.json", json.dumps(self.summary(), indent=2) + "\n")
+        write_atomic(
+            self.folder / "explain.json", json.dumps(without_nan(self.summary()), indent=2, allow_nan=False) + "\n"
+        )
 
     def _check(self, case: str, patch: Tensor) -> None:
         self.stages, self.checks = check_maps(self.explainer, patch)

@@ -2,6 +2,7 @@
 
 from foveate.io.dicom import image_files, is_series
 from foveate.io.files import (
+    COLOURS,
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
     case_stem,
@@ -17,6 +18,7 @@ from foveate.io.grid import corner_distance, tolerance
 from foveate.io.volume import Volume
 
 __all__ = [
+    "COLOURS",
     "IMAGE_SUFFIXES",
     "PICTURE_SUFFIXES",
     "Volume",

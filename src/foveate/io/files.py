@@ -16,6 +16,7 @@ from foveate.io.picture import inspect_picture, inspect_picture_label, picture_l
 from foveate.io.volume import Volume
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+COLOURS = ("red", "green", "blue")  # channels of one picture file
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 IMAGE_SUFFIXES = NIFTI_SUFFIXES + PICTURE_SUFFIXES
 

@@ -30,25 +30,34 @@ SURE = 0.4  # score from which a box counts in the table of cases; the scores th
 def evaluate_boxes(path: Path, data: Path, cases: Sequence[str] | None = None) -> TaskEvaluation:
     """Score the predictions.json at ``path`` against the dataset folder ``data``: its labelled cases, or ``cases``.
 
-    Classes that the file alone knows have no structure, and no say. Raises InputError: a file that is no COCO JSON with
-    scores, a class that it does not know, a case without a prediction.
+    Classes that the file alone knows have no structure: what is found of them is false, which is said. Raises
+    InputError: a file that is no COCO JSON with scores, a class that it does not know, a case without a prediction, a
+    dataset without annotations.
     """
     cohort, problems = _read_truths(data)
     found = _read(path)
     targets: dict[str, Any] = {case.id: case.target for case in cohort.labelled}
     patients = {case.id: case.patient for case in cohort.cases}
+    if not targets:
+        fix = "Score against the folder that holds the annotations."
+        found_none, expected = f"none for {len(cohort.cases)} images", "images with boxes, or said to have none"
+        raise refuse(data, "annotations", found_none, expected, fix)
     truths = Truths(data, "detection", targets, patients, tuple(cohort.classes))
-    known = {name for boxes in found.values() for _, name, _ in boxes} | set(_categories(path))
+    known = dict.fromkeys((*_categories(path), *(name for boxes in found.values() for _, name, _ in boxes)))
+    expected = f"the classes of {data}: {', '.join(cohort.classes)}"
     if missing := [name for name in cohort.classes if name not in known]:
-        expected = f"the classes of {data}: {', '.join(cohort.classes)}"
         raise refuse(path, "categories", ", ".join(sorted(known)), expected, closest(missing[0], known))
+    if odd := [name for name in known if name not in cohort.classes]:
+        fix = "They count as classes of which there is nothing to find."
+        problems.append(Problem(str(path), "categories", f"also {', '.join(odd)}", expected, fix, "warn"))
+    classes = {name: number for number, name in enumerate((*cohort.classes, *odd))}
     names = list(found)
     rows, unmatched = match_cases(path, names, truths, cases)
     images = [
-        image_boxes(case, patients[case], targets[case], found[names[row]], cohort.classes, cohort.dims)
+        image_boxes(case, patients[case], targets[case], found[names[row]], classes, cohort.dims)
         for case, row in rows.items()
     ]
-    return score_boxes(images, cohort.classes, (*unmatched, *problems))
+    return score_boxes(images, classes, (*unmatched, *problems))
 
 
 def score_boxes(

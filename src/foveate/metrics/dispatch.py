@@ -49,6 +49,8 @@ def evaluate(
     source = Path(predictions)
     output = next((path for path in (source, *(source / name for name in OUTPUTS)) if path.is_file()), None)
     score = next((score for name, score in OUTPUTS.items() if output and output.suffix == Path(name).suffix), None)
+    if not source.exists():
+        raise refuse(source, "predictions", "nothing", "what foveate predict wrote", "Check the path.")
     if output is None or score is None:
         return evaluate_labels(
             predictions, labels, json=json, classes=classes, tolerance_mm=tolerance_mm, cases=cases, workers=workers

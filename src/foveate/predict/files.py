@@ -11,7 +11,7 @@ from pathlib import Path
 from foveate.cohort.cohort import Case
 from foveate.cohort.layout_nnunet import missing_channels
 from foveate.errors import FoveateError, InputError, Problem, refuse
-from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix, is_series, write_label
+from foveate.io import COLOURS, PICTURE_SUFFIXES, case_stem, image_suffix, is_series, write_label
 from foveate.predict.boxes_file import predict_boxes
 from foveate.predict.detecting import BoxPredictor
 from foveate.predict.dicom_cases import dicom_cases
@@ -100,7 +100,7 @@ def channel_names(predictor: AnyPredictor) -> tuple[str, ...]:
 
 def find_images(source: Path, names: Sequence[str]) -> list[Case]:
     """The cases at ``source`` for a model of these channels. Raises InputError when there are none."""
-    channels = len(names)
+    channels = 1 if tuple(names) == COLOURS else len(names)  # files of a case
     if source.is_file():
         if not image_suffix(source):
             raise refuse(source, "name", source.suffix or "no suffix", "a NIfTI, PNG, JPEG or TIFF file", "Convert it.")
@@ -146,9 +146,14 @@ def _is_channel_of(file: Path, case: str) -> bool:
 
 
 def _group(files: Sequence[Path], channels: int) -> list[Case]:
-    """Files -> cases: by the name before ``_0000`` when the model has several channels or all files carry it."""
+    """Files -> cases, of ``channels`` files each: by the name before ``_0000`` if there are several or all carry it.
+
+    Pictures of one file a case end in other numbers too, IMG_0031, which are no channels.
+    """
     matches = {file: CHANNEL.match(case_stem(file)) for file in files}
     together = all(matches.values()) or (channels > 1 and any(matches.values()))
+    if channels == 1 and all(image_suffix(file) in PICTURE_SUFFIXES for file in files):
+        together = all(match is not None and match["channel"] == "0000" for match in matches.values())
     grouped: dict[str, dict[int, Path]] = {}
     problems = []
     for file in files:

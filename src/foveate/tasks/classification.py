@@ -67,12 +67,14 @@ class Classification(Task):
         return tuple(name for name, p in zip(self.names, answer, strict=True) if p > 0.5)
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Macro F1 of logits against labels, both ``[N, K]``, over the classes that either shows, and accuracy."""
+        """Macro F1 of logits against labels, both ``[N, K]``, over the classes that either shows, and accuracy: of
+        cases, or where they may have several labels of each answer to a label, as ``foveate evaluate`` counts it."""
         predicted = self.harden(Target(self.probabilities(torch.from_numpy(logits)), torch.ones(1))).values.numpy()
         both, either = (predicted * labels).sum(0), (predicted + labels).sum(0)
         shown = either > 0
         macro = float((2 * both[shown] / either[shown]).mean()) if shown.any() else float("nan")
-        return {"macro_f1": macro, "accuracy": float((predicted == labels).all(1).mean())}
+        right = predicted == labels
+        return {"macro_f1": macro, "accuracy": float((right.all(1) if self.exclusive else right).mean())}
 
     def description(self) -> dict[str, Any]:
         return {"name": self.name, "temperature": self.temperature}
