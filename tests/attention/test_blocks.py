@@ -58,10 +58,9 @@ def test_images_of_a_batch_do_not_see_each_other(name, dims):
 @in_2d_and_3d
 def test_gradient_reaches_every_parameter(name, dims):
     block, inputs = block_and_inputs(name, dims, images=8)
-    block(*inputs).square().sum().backward()
-    for parameter, value in block.named_parameters():
-        assert value.grad is not None, parameter
-        assert (value.grad != 0).any(), parameter
+    block.double()(*[x.double() for x in inputs]).square().sum().backward()
+    largest = {parameter: float(value.grad.abs().max()) for parameter, value in block.named_parameters()}
+    assert all(size > 1e-9 * max(largest.values()) for size in largest.values()), largest
 
 
 @pytest.mark.parametrize("name", [name for name, block in ATTENTION.items() if hasattr(block, "attention")])

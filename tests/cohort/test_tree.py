@@ -6,6 +6,7 @@ from rich.console import Console
 from scans import label, msd_dataset, nnunet_dataset, plain_dataset, read_json, write_json, write_nifti
 
 import foveate
+from foveate.cohort import listing
 from foveate.cohort.check import check
 from foveate.cohort.layouts import find_cohort
 from foveate.cohort.show import render
@@ -90,3 +91,10 @@ def test_a_case_with_a_label_outside_the_tree_is_refused(tmp_path):
     (problem,) = caught.value.problems
     assert (problem.case, problem.found) == ("a", "value 9 in 4 voxels")
     assert "3 (body)" in problem.expected
+
+
+def test_a_label_that_stands_twice_is_refused(tmp_path):
+    """JSON would keep the last alone."""
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "a": 3, "b": 2, "a": 1}}')
+    with pytest.raises(InputError, match=r"dataset\.json: JSON: found 'a' 2 times in one object"):
+        listing.read_json(tmp_path / "dataset.json")

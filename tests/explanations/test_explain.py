@@ -113,7 +113,7 @@ def test_a_network_without_attention_says_so_once(tmp_path: Path) -> None:
     for name in ("a", "b"):
         Image.fromarray(blob((20, 20)).astype(np.uint8)).save(tmp_path / f"{name}.png")
     found = foveate.explain(model, tmp_path, tmp_path / "out")
-    assert sum("no attention block" in note for note in found.notes) == 1
+    assert sum("No slot has an attention block" in note for note in found.notes) == 1
     assert len(found.pictures) == 2
     kinds = {entry["kind"] for entry in json.loads((tmp_path / "out" / "explain.json").read_text())["maps"]}
     assert kinds == {"grad_cam", "seg_grad_cam"}

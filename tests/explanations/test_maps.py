@@ -154,3 +154,13 @@ def test_layers_by_default_and_by_name() -> None:
         Explainer(network, explainer.task, network, ["botleneck"])
     with pytest.raises(InputError, match="output of decoder: found list"):
         Explainer(network.train(), explainer.task, network, ["decoder"])(x)
+
+
+def test_maps_of_a_label_tree_are_called_by_their_channel() -> None:
+    """Parents come first among the channels, and need no value of their own."""
+    plan = tiny_plan(2, classes={"anterior": 1, "posterior": 2}, tree={"whole": ["anterior", "posterior"]})
+    task = build_task(plan)
+    network = build_network(NetworkConfig(), plan, task.channels).eval()
+    found = Explainer(network, task, network)(torch.randn(1, 1, *plan.patch))
+    called = {name.channel: name.of for name in found if name.kind == "grad_cam"}
+    assert called == {1: "whole", 2: "anterior", 3: "posterior"}

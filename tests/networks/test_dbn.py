@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from foveate.cohort.plan import ChannelPlan
 from foveate.config import NetworkConfig
 from foveate.errors import InputError
 from foveate.layers import conv
@@ -225,6 +226,9 @@ def test_what_is_taken_over_is_named(name):
 def test_an_encoder_whose_convolutions_make_no_stack_is_refused():
     with pytest.raises(InputError, match=r"network.name: found Sequential.*masked_autoencoder"):
         first_convolutions(nn.Sequential(nn.Conv2d(1, 2, 3)))
+    plan = tiny_plan(2, channels=tuple(ChannelPlan(name=n, normalisation="zscore") for n in "ab"))
+    with pytest.raises(InputError, match="make a stack"):  # a stem for each modality
+        first_convolutions(build_network(NetworkConfig(name="fusion_unet"), plan, 2))
     net = network(2)
     net.encoder[1][0].body[0] = nn.Conv2d(5, 6, 3)
     with pytest.raises(InputError, match="make a stack"):

@@ -125,6 +125,12 @@ def test_a_block_for_two_features_is_refused_where_there_is_one(name, slot):
     assert "slot skip" in message
 
 
+@pytest.mark.parametrize("pool", ["mean", "nonsense"])
+def test_a_pooling_is_refused_where_nothing_is_pooled(pool):
+    with pytest.raises(InputError, match=r"network\.attention\.pool"):
+        build_network(NetworkConfig(attention={"pool": pool}), tiny_plan(2), 2)
+
+
 def test_unknown_names_are_refused_with_the_nearest_known_one():
     with pytest.raises(InputError, match="Did you mean 'squeeze_excite'"):
         network_and_images("unet", tiny_plan(2), skip="squeeze_exite")

@@ -27,7 +27,7 @@ class ExternalAttention(nn.Module):
 
     def __init__(self, channels: int, spatial_dims: int) -> None:
         super().__init__()
-        self.query = nn.Linear(channels, channels)
+        self.query = nn.Linear(channels, channels, bias=False)  # the softmax over voxels would undo a bias
         self.keys = nn.Linear(channels, MEMORY, bias=False)
         self.values = nn.Linear(MEMORY, channels, bias=False)
         self.project = nn.Linear(channels, channels)

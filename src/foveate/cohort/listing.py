@@ -6,8 +6,9 @@ import csv
 import itertools
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,22 @@ def some(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
 
 
+def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises InputError for a key that it has twice, of which the first would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        key = next(key for key, count in counts.items() if count > 1)
+        raise refuse(
+            path, "JSON", f"{key!r} {counts[key]} times in one object", "every key once", "Remove the wrong one."
+        )
+    return found
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises InputError when the file is broken or holds something else."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=partial(_once, path))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         fix = "Correct the file at this place."
         raise refuse(path, "JSON", " ".join(str(error).split()), "valid JSON", fix) from None

@@ -86,7 +86,7 @@ class Explainer:
         kinds: tuple[tuple[Kind, Tensor], ...] = (("seg_grad_cam", inside), ("grad_cam", torch.ones_like(inside)))
         maps: dict[MapName, Tensor] = {}
         for kind, where in kinds:
-            for channel, of in enumerate(self.task.classes, self.task.first):
+            for channel, of in enumerate(self.task.names[self.task.first :], self.task.first):
                 score = (logits[:, channel] * where[:, channel]).sum()
                 maps |= self.activations(kind, channel, of, score, features)
         return maps

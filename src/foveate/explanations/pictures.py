@@ -23,7 +23,7 @@ _VEIL = 0.65  # opacity of a map over the scan: where it lies has to be seen, an
 _VERDICTS: dict[Verdict, tuple[str, str]] = {
     "passes": ("passes the randomisation check", "#1d6b3a"),
     "fails": ("FAILS the randomisation check", "#b3261e"),
-    "empty": ("not checked: empty in the patch", "#6a5a00"),
+    "empty": ("not checked: one value in the patch", "#6a5a00"),
 }
 
 
@@ -105,18 +105,26 @@ def _draw_scan(axes: Any, image: np.ndarray, aspect: float) -> None:
     axes.imshow(image, cmap="gray", vmin=black, vmax=white, aspect=aspect, interpolation="bilinear")
 
 
+def apart(low: float, high: float) -> list[str]:
+    """Two numbers with two digits, or as many more as tell them apart."""
+    texts = ([f"{value:.{digits}g}" for value in (low, high)] for digits in range(2, 8))
+    return next((pair for pair in texts if pair[0] != pair[1]), [f"{low:.8g}", f"{high:.8g}"])
+
+
 def _draw_map(figure: Figure, axes: Any, panel: Panel, aspect: float, bar: tuple[float, float, float, float]) -> None:
     values = panel.values
     low, high = (float(v) for v in (values.min(), values.max()))
     if panel.signed:
         high = max(abs(low), abs(high)) or 1.0
         low = -high
-    high = high if high > low else low + 1.0
+    if high <= low:  # the same everywhere: dark where it is nothing, bright where it is something
+        low, high = min(low, 0.0), max(high, 0.0)
+        high = high if high > low else 1.0
     colours_ = "RdBu_r" if panel.signed else "magma"
     shown = {"cmap": colours_, "vmin": low, "vmax": high, "alpha": _VEIL}
     drawn = axes.imshow(values, aspect=aspect, interpolation="nearest", **shown)
     scale = figure.colorbar(drawn, cax=figure.add_axes(bar), ticks=[low, high])
-    scale.ax.set_yticklabels([f"{low:.2g}", f"{high:.2g}"], fontsize=7)
+    scale.ax.set_yticklabels(apart(low, high), fontsize=7)
     scale.ax.tick_params(length=2, pad=2)
     lowest, highest = scale.ax.get_yticklabels()
     lowest.set_verticalalignment("bottom")

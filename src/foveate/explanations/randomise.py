@@ -156,6 +156,7 @@ def check_maps(explainer: Explainer, x: Tensor) -> tuple[list[str], dict[MapName
                     changed.append(_arrays(explainer, x, regions))
             ends.append(changed[-1] if draw == 0 else _arrays(explainer, x, regions))
     image = x[0].cpu().numpy()
+    image = image[~np.isnan(image).reshape(len(image), -1).any(1)]  # the modalities that are there
     baselines = edges(image), image.mean(0) - image.mean(0).min()  # maps are compared by their absolute values
     stages = [stage for stage, _ in steps]
     return stages, {

@@ -29,7 +29,7 @@ from foveate.predict.predictor import AnyPredictor
 
 # Bytes of maps that are held at once; more maps than that are made in several passes over the scan.
 HELD = 1 << 30
-NO_ATTENTION = "The network has no attention block that can be looked at; class activations are all that there is."
+NO_ATTENTION = "No slot has an attention block that can be looked at; class activations are all that there is."
 _TITLES = {"attention": "Attention", "seg_grad_cam": "Seg-Grad-CAM", "grad_cam": "Grad-CAM"}
 
 

@@ -107,16 +107,17 @@ def adjoint(convolution: Any, h: Tensor, size: Sequence[int]) -> Tensor:
 def first_convolutions(network: nn.Module) -> dict[str, nn.Module]:
     """The first convolution of each encoder stage, by its name in the network, finest first.
 
-    Raises InputError for a network in which they do not make a stack: each must take what the one before gives.
+    Raises InputError for a network in which they do not make a stack: the first must take the image, and each of the
+    others what the one before gives.
     """
     found: dict[str, nn.Module] = {}
-    width: int | None = None
+    width: Any = getattr(network, "image_channels", None)  # a stem of one modality takes less than the image
     stages: Any = getattr(network, "encoder", [])
     for depth, stage in enumerate(stages):
         name, layer = next(
             ((n, m) for n, m in stage.named_modules() if isinstance(m, nn.Conv2d | nn.Conv3d)), ("", None)
         )
-        if layer is None or layer.groups != 1 or width not in (None, layer.in_channels):
+        if layer is None or layer.groups != 1 or width != layer.in_channels:
             found.clear()
             break
         found[f"encoder.{depth}.{name}"], width = layer, layer.out_channels

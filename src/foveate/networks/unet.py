@@ -155,6 +155,7 @@ class UNet(nn.Module):
         self.image_channels = len(plan.channels)
         dims, widths = plan.dims, plan.widths
         check_slots(config.attention, plan)
+        refuse_pool(config.attention)
         self.boxes = BoxNetwork(plan) if config.boxes else None
         seen = with_box_channels(plan) if config.boxes else plan
         self.encoder = nn.ModuleList(
@@ -193,6 +194,13 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, perturb: Callable[[Tensor], Tensor] | None = None) -> Tensor | list[Tensor]:
         features = self.encode(x)
         return self.decoder(features if perturb is None else [perturb(feature) for feature in features])
+
+
+def refuse_pool(slots: AttentionSlots) -> None:
+    """Raises InputError where a network that answers voxel by voxel is told how to pool."""
+    if slots.pool != AttentionSlots().pool:
+        fix = "Leave it out: classifier and attention_cnn pool, which answer for a whole image."
+        raise refuse("configuration", "network.attention.pool", slots.pool, "a network that pools", fix)
 
 
 def check_slots(slots: AttentionSlots, plan: Plan) -> None:

@@ -29,6 +29,7 @@ class Segmentation(Task):
         self.exclusive = not plan.regions
         self.spacing = plan.spacing  # mm per axis; pixels for pictures
         self.channels = len(plan.classes) + (0 if plan.regions else 1)
+        self.names = [*([] if plan.regions else ["background"]), *plan.classes]  # of the channels
         self.one_piece: Mapping[str, int | tuple[int, ...]] = {}
         members = [v if isinstance(v, tuple) else (v,) for v in plan.classes.values()]
         # lookup[k, v] = 1 where label value v belongs to channel k; the ignored value belongs to none.
