@@ -6,11 +6,14 @@ from monai.visualize import GradCAM
 from tests.toys import SEGMENTING, tiny_plan
 from torch import nn
 
+from foveate.attention.dot_product import to_tokens
 from foveate.config import NetworkConfig
 from foveate.errors import InputError
+from foveate.explanations.attention import watching
 from foveate.explanations.maps import Explainer, MapName
 from foveate.layers import interpolate
 from foveate.networks import build_network
+from foveate.networks.hybrid import Transformer
 from foveate.tasks import build_task
 
 SIZE = {2: (16, 24), 3: (8, 12, 8)}
@@ -164,3 +167,27 @@ def test_maps_of_a_label_tree_are_called_by_their_channel() -> None:
     found = Explainer(network, task, network)(torch.randn(1, 1, *plan.patch))
     called = {name.channel: name.of for name in found if name.kind == "grad_cam"}
     assert called == {1: "whole", 2: "anterior", 3: "posterior"}
+
+
+@in_2d_and_3d
+@pytest.mark.parametrize(("name", "blocks"), [("hybrid", 1), ("window_unet", 2)])
+def test_networks_of_attention_have_maps_of_it(dims: int, name: str, blocks: int) -> None:
+    network, explainer, x = made(dims, name)
+    assert len(explainer.blocks) == blocks
+    with watching(explainer.blocks) as found:
+        network(x)
+    for weights in found.values():
+        torch.testing.assert_close(weights.flatten(1).sum(1), torch.ones(2))
+        assert weights.min() >= 0
+        assert weights.flatten(1).std(1).min() > 0
+
+
+def test_the_map_of_the_transformer_is_the_mean_of_its_softmaxes() -> None:
+    torch.manual_seed(0)
+    transformer, x = Transformer(32, 2).eval(), torch.randn(1, 32, 3, 4)
+    tokens, expected = to_tokens(x + transformer.positions(x)), torch.zeros(12)
+    for block in transformer.blocks:
+        q, k, _ = block.embed(tokens)
+        expected += (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)[0].mean((0, 1)) / len(transformer.blocks)
+        tokens = block(tokens)
+    torch.testing.assert_close(transformer.attention(x)[0, 0].flatten(), expected)

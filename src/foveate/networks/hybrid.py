@@ -8,6 +8,7 @@ size, in place of a vector learnt for each of a fixed number; encoder and decode
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from foveate.attention.dot_product import (
@@ -15,6 +16,7 @@ from foveate.attention.dot_product import (
     check_tokens,
     head_count,
     join_heads,
+    received,
     scaled_dot_product,
     split_heads,
     to_image,
@@ -49,6 +51,14 @@ class Transformer(nn.Module):
         self.blocks = nn.Sequential(*[TransformerBlock(channels) for _ in range(BLOCKS)])
         self.norm = nn.LayerNorm(channels)
 
+    def attention(self, x: Tensor) -> Tensor:
+        """What each voxel receives, mean over queries, heads and blocks: ``[B, 1, *S]``, which sums to 1."""
+        tokens, maps = to_tokens(x + self.positions(x)), []
+        for block in self.blocks:
+            maps.append(block.received(tokens))  # type: ignore[operator]
+            tokens = block(tokens)
+        return to_image(torch.stack(maps).mean(0)[..., None], x.shape[2:])
+
     def forward(self, x: Tensor) -> Tensor:
         tokens = to_tokens(x + self.positions(x))
         return to_image(self.norm(self.blocks(tokens)), x.shape[2:])
@@ -65,7 +75,15 @@ class TransformerBlock(nn.Module):
         self.project = nn.Linear(channels, channels)
         self.mlp = hidden_layer(channels)
 
+    def embed(self, x: Tensor) -> list[Tensor]:
+        """Queries, keys and values, each ``[B, h, N, C / h]``."""
+        return [split_heads(part, self.heads) for part in self.qkv(self.norm(x)).chunk(3, dim=-1)]
+
+    def received(self, x: Tensor) -> Tensor:
+        """What each token receives, mean over queries and heads: ``[B, N]``, which sums to 1."""
+        q, k, _ = self.embed(x)
+        return received(q, k).mean(1) / x.shape[1]
+
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(self.norm(x)).chunk(3, dim=-1))
-        x = x + self.project(join_heads(scaled_dot_product(q, k, v)))
+        x = x + self.project(join_heads(scaled_dot_product(*self.embed(x))))
         return x + self.mlp(x)

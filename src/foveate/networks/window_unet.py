@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from foveate.attention.window import WindowAttention
@@ -27,6 +28,14 @@ class WindowStage(nn.Module):
         self.embed = conv(dims, inputs, outputs, stride=stride)
         self.blocks = nn.Sequential(WindowBlock(outputs, dims, shifted=False), WindowBlock(outputs, dims, shifted=True))
         self.norm = nn.LayerNorm(outputs)
+
+    def attention(self, x: Tensor) -> Tensor:
+        """What each voxel receives, mean over queries, heads and both blocks: ``[B, 1, *S / stride]``; sums to 1."""
+        x, maps = self.embed(x).movedim(1, -1), []
+        for block in self.blocks:
+            maps.append(block.attention.received(block.norm(x)))  # type: ignore[union-attr, operator]
+            x = block(x)
+        return torch.stack(maps).mean(0)[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x).movedim(1, -1)  # [B, *S, C]
