@@ -1,4 +1,4 @@
-"""Class folders: CLASS/CASE.ext, one folder for each class; pictures in unlabelled/ have no label.
+"""Class folders: CLASS/CASE.ext, one folder for each class; pictures in unlabelled/ or unlabeled/ have no label.
 
 A case is called by its path below the dataset folder, without suffix: ``glioma/image_3``. patients.csv may say which
 cases are of one patient.
@@ -36,7 +36,7 @@ def find_classes(root: Path, data: dict[str, Any] | None) -> Cohort:
     names = [folder.name for folder in folders]
     problems += similar_names(root, names)
     files: dict[str, tuple[Path, str | None]] = {}
-    without = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and is_unlabelled(entry)]
+    without = sorted(entry for entry in root.iterdir() if entry.is_dir() and is_unlabelled(entry))
     for folder in [*folders, *without]:
         for image in list_images(folder, root, problems):
             files[f"{folder.name}/{case_stem(image)}"] = image, None if folder in without else folder.name
