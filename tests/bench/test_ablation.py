@@ -61,6 +61,15 @@ def test_a_variant_may_be_pretrained(tmp_path: Path) -> None:
     assert not any("attention" in part for part in command)
 
 
+def test_a_variant_may_train_by_another_setting(tmp_path: Path) -> None:
+    bench = Bench("toy", None, None, "", 1, "cpu", "wall", {}, tmp_path, tmp_path)  # type: ignore[arg-type]  # neither is read
+    (name,) = check_methods(settings(tmp_path, methods=("fixmatch+method.confidence=0.5+optimiser.ema=0.99",)))
+    command = [str(part) for part in bench._train(name, tmp_path, None, 0)]
+    sets = [command[place + 1] for place, part in enumerate(command) if part == "--set"]
+    found = load_config(None, sets)
+    assert (found.method.confidence, found.optimiser.ema) == (0.5, 0.99)
+
+
 def test_table_pairs_a_block_with_nothing_and_with_its_convolution(tmp_path: Path) -> None:
     rows = [
         row("supervised", dice=0.80),

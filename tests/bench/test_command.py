@@ -233,6 +233,8 @@ def test_another_plan_or_adapter_is_another_run_folder(tmp_path: Path) -> None:
         ({"methods": ["masked_autoencoder"]}, "found masked_autoencoder; expected all, or one of supervised"),
         ({"methods": ["supervised+pretrain=dbm"]}, r"pretrain= and one of masked_autoencoder, dbn"),
         ({"methods": ["supervised+skip"]}, r"found supervised\+skip; expected pretrain="),
+        ({"methods": ["supervised+optimiser.emma=0.9"]}, r"optimiser.emma: found an unknown key"),
+        ({"methods": ["supervised+network.name=../unet"]}, r"or SETTING=VALUE, after the \+"),
         ({"labels": (0,)}, "at least one label"),
         ({"seeds": 0}, "--seeds"),
         ({"minutes": -1.0}, "--minutes"),

@@ -36,6 +36,7 @@ from foveate.bench.runs import (
 )
 from foveate.bench.table import BASELINE, Setting, render
 from foveate.cohort.listing import class_value
+from foveate.config import load_config
 from foveate.errors import FoveateError, refuse
 from foveate.text import closest
 
@@ -44,7 +45,7 @@ from foveate.text import closest
 class Settings:
     """What the command was told; see its help for each.
 
-    methods: names of METHODS, perhaps pre-trained (``variant``), or ``all``. peers: adapter script by name.
+    methods: names of METHODS, perhaps pre-trained or by other settings (``variant``), or ``all``. peers: adapter script by name.
     docs: page and the name of its section.
     """
 
@@ -139,10 +140,13 @@ def check_methods(settings: Settings) -> list[str]:
         method, more = split_variant(name)
         if method not in known:
             raise refuse("--methods", "method", name, f"all, or one of {', '.join(known)}", closest(method, known))
-        for slot, start in more.items():
-            if slot != PRETRAIN or start not in PRETRAINING:
-                expected = f"{PRETRAIN}= and one of {', '.join(PRETRAINING)} after the +"
-                raise refuse("--methods", "method", name, expected, f"Write {variant(method, PRETRAIN, 'dbn')}.")
+        for key, value in more.items():
+            if "." in key and re.fullmatch(r"[A-Za-z0-9_.-]+", value):  # a run's name is also that of its files
+                load_config(overrides=[f"{key}={value}"])
+            elif key != PRETRAIN or value not in PRETRAINING:
+                expected = f"{PRETRAIN}= and one of {', '.join(PRETRAINING)}, or SETTING=VALUE, after the +"
+                fix = f"Write {variant(method, PRETRAIN, 'dbn')}, or {variant(method, 'optimiser.ema', '0.99')}."
+                raise refuse("--methods", "method", name, expected, fix)
     for name, adapter in settings.peers.items():
         if not re.fullmatch(r"[A-Za-z0-9_]+", name):
             raise refuse("--peer", "name", name, "letters, digits and _", "Write --peer nnunet=ADAPTER.py.")

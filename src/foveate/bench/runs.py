@@ -35,7 +35,7 @@ PRETRAIN = "pretrain"
 
 def variant(method: str, slot: str, block: str) -> str:
     """The name of a method whose network has a block in a slot, ``supervised+skip=gate``, or was pre-trained,
-    ``supervised+pretrain=dbn``."""
+    ``supervised+pretrain=dbn``, or that trains by another setting, ``supervised+optimiser.ema=0.99``."""
     return f"{method}+{slot}={block}"
 
 
@@ -235,8 +235,9 @@ class Bench:
         method, slots = split_variant(method)
         command: list[str | Path] = ["train", self.work / "train", folder, "--method", method, "--seed", str(seed)]
         command += ["--device", self.device, "--set", "validation=0", "--set", f"clock={self.clock}"]
-        for slot, block in slots.items():
-            command += ["--pretrain", block] if slot == PRETRAIN else ["--set", f"network.attention.{slot}={block}"]
+        for slot, value in slots.items():
+            setting = slot if "." in slot else f"network.attention.{slot}"
+            command += ["--pretrain", value] if slot == PRETRAIN else ["--set", f"{setting}={value}"]
         return command + (["--labelled", self._labelled(labels, seed)] if labels is not None else [])
 
     def _call(self, log: Path, *arguments: str | Path, note: Path | None = None) -> Usage:
