@@ -45,8 +45,8 @@ from foveate.text import closest
 class Settings:
     """What the command was told; see its help for each.
 
-    methods: names of METHODS, perhaps pre-trained or by other settings (``variant``), or ``all``. peers: adapter script by name.
-    docs: page and the name of its section.
+    methods: names of METHODS, perhaps pre-trained or by other settings (``variant``), or ``all``. peers: adapter script
+    by name. docs: page and the name of its section.
     """
 
     data: Path
