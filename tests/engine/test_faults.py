@@ -19,10 +19,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from foveate.batches.sampler import Batch
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.engine.checkpoint import Checkpoints
 from foveate.engine.train import train
 from foveate.errors import FoveateError, InputError
+from foveate.methods.mean_teacher import MeanTeacher
 from foveate.tasks import Segmentation
 
 STEPS = 30
@@ -346,6 +348,25 @@ def test_out_of_memory_says_what_fits(data: Path, run: Path) -> None:
     assert "out of memory" in result.stderr
     assert "batch 4096" in result.stderr
     assert "fits: batch" in result.stderr
+
+
+def test_what_fits_is_tried_by_steps_of_the_method_itself(
+    data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network alone fits with any batch; the method with one unlabelled image."""
+    few = tmp_path / "few.txt"
+    few.write_text("case0\n")
+    PLAN.model_copy(update={"batch": 8}).write(run / "plan.json")
+    losses = MeanTeacher.losses
+
+    def hungry(self: MeanTeacher, batch: Batch, weight: float) -> dict[str, Tensor]:
+        if len(batch.weak) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return losses(self, batch, weight)
+
+    monkeypatch.setattr(MeanTeacher, "losses", hungry)
+    with pytest.raises(FoveateError, match=r"with plan\.json batch 8.* fits: batch 2,"):
+        train(data, run, steps=4, method="mean_teacher", labelled=few, quiet=True)
 
 
 def test_a_start_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:

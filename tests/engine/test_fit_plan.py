@@ -80,12 +80,13 @@ def test_other_errors_are_not_taken_for_little_memory(monkeypatch, fabric):
     with pytest.raises(RuntimeError, match="shape mismatch"):
         fit_plan(fabric, None, None, Config())
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        explain_out_of_memory(fabric, tiny_plan(2), NetworkConfig())
+        explain_out_of_memory(fabric, tiny_plan(2), lambda plan: module.measure_step(fabric, plan, NetworkConfig()))
 
 
 def test_what_is_recommended_was_tried_and_fits(monkeypatch, fabric):
     measured = pretend(monkeypatch, most=300)
-    error = explain_out_of_memory(fabric, tiny_plan(2, batch=12, patch=(32, 16)), NetworkConfig())
+    plan = tiny_plan(2, batch=12, patch=(32, 16))
+    error = explain_out_of_memory(fabric, plan, lambda plan: module.measure_step(fabric, plan, NetworkConfig()))
     fitting = measured[-1]
     assert voxels(fitting) <= 300 < voxels(measured[-2])
     assert f"fits: batch {fitting.batch}, patch {list(fitting.patch)}" in str(error)
@@ -94,7 +95,7 @@ def test_what_is_recommended_was_tried_and_fits(monkeypatch, fabric):
 
 def test_nothing_is_recommended_when_nothing_fits(monkeypatch, fabric):
     measured = pretend(monkeypatch, most=0)
-    error = explain_out_of_memory(fabric, tiny_plan(2), NetworkConfig())
+    error = explain_out_of_memory(fabric, tiny_plan(2), lambda plan: module.measure_step(fabric, plan, NetworkConfig()))
     assert isinstance(error, FoveateError)
     assert measured[-1].patch == (4, 4)
     assert "and fits" not in str(error)
@@ -113,6 +114,7 @@ def test_measuring_takes_a_real_step_and_leaves_the_random_state_alone(fabric):
 
 def test_out_of_memory_is_known_by_its_words():
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert out_of_memory(MemoryError("Unable to allocate 3 GiB for an array"))
     assert not out_of_memory(RuntimeError("a shape is wrong"))
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)

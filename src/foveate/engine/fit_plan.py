@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import torch
 from lightning_fabric import Fabric
@@ -83,8 +84,11 @@ def measure_step(fabric: Fabric, plan: Plan, config: NetworkConfig) -> float:
     return min(times[1:]) / (1 + 0.85 * (threads - 1) if on_cpu else 1)
 
 
-def explain_out_of_memory(fabric: Fabric, plan: Plan, config: NetworkConfig) -> FoveateError:
-    """The error to raise when training ran out of memory: names a batch or patch that was tried and fits."""
+def explain_out_of_memory(fabric: Fabric, plan: Plan, step: Callable[[Plan], object]) -> FoveateError:
+    """The error to raise when training ran out of memory: names a batch or patch that was tried and fits.
+
+    step: takes one step of this training by another plan.
+    """
     if fabric.device.type == "cuda":
         torch.cuda.empty_cache()
     advice = "Not even a batch of one smallest patch fits: use a device with more memory."
@@ -96,8 +100,8 @@ def explain_out_of_memory(fabric: Fabric, plan: Plan, config: NetworkConfig) -> 
             change = {"patch": tuple(max(n // 2 // d * d, d) for n, d in zip(tried.patch, divisor, strict=True))}
         tried = tried.model_copy(update=change)
         try:
-            measure_step(fabric, tried, config)
-        except RuntimeError as error:
+            step(tried)
+        except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             continue
@@ -111,6 +115,6 @@ def explain_out_of_memory(fabric: Fabric, plan: Plan, config: NetworkConfig) -> 
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a RuntimeError is torch's way of saying that memory ran out, on a GPU or a CPU."""
+    """Whether an error is Python's or torch's way of saying that memory ran out, on a GPU or a CPU."""
     text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "out of memory" in text
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text or "out of memory" in text

@@ -59,7 +59,7 @@ def train_loop(
     sampler: Sampler,
     schedule: Schedule,
     config: OptimiserConfig,
-    after_step: Callable[[dict[str, float]], None],
+    after_step: Callable[[dict[str, float]], object] = lambda losses: None,
     before_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Train until the schedule is done, telling ``after_step`` the losses of every step.

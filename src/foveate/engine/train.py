@@ -32,7 +32,7 @@ from foveate.engine.fit_plan import budget, explain_out_of_memory, fit_plan, out
 from foveate.engine.labelling import Labelling
 from foveate.engine.loop import train_loop
 from foveate.engine.progress import TrainingProgress
-from foveate.engine.recorder import Recorder
+from foveate.engine.recorder import Recorder, build_optimisers
 from foveate.engine.run import RunFolder
 from foveate.engine.schedule import Schedule
 from foveate.engine.settle import (
@@ -202,7 +202,11 @@ def fit(
     if kind.learns_boxes:
         boxes = prepare_boxes(cohort, plan, prepared, cache)
         masks = prepare_masks(cohort.masks, [prepared[name] for name in donors], plan, cache)
-    sampler = Sampler(prepared, plan, augment, split, settings.seed, fabric.device, takes_missing, boxes, masks)
+
+    def sampler_of(plan: Plan) -> Sampler:
+        return Sampler(prepared, plan, augment, split, settings.seed, fabric.device, takes_missing, boxes, masks)
+
+    sampler = sampler_of(plan)
     if settings.pieces == "auto" and kind.learns_labels and isinstance(learner.task, Segmentation):
         find_pieces(learner.task, (prepared[name] for name in donors or split.train), progress)
     predictor = build_predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
@@ -219,6 +223,15 @@ def fit(
         progress.note(f"Continuing from step {checkpoint[0]}.")
     elif start:  # a run that was stopped before its first checkpoint starts once more
         progress.note(start_from(start(), learner, plan))
+
+    def a_late_step(tried: Plan) -> None:
+        """One of those of such a training that hold most: with unlabelled scans, and the optimisers' moments."""
+        other, late = assemble(fabric, tried, settings, kind), Schedule(steps=100, seconds=None)
+        late.step = 99
+        batches = sampler_of(tried)
+        batches.pseudo = sampler.pseudo
+        train_loop(fabric, other, build_optimisers(other, settings.optimiser), batches, late, settings.optimiser)
+
     try:
         train_loop(
             fabric,
@@ -230,9 +243,9 @@ def fit(
             after_step=recorder,
             before_step=recorder.before_step,
         )
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
-            raise explain_out_of_memory(fabric, plan, settings.network) from error
+            raise explain_out_of_memory(fabric, plan, a_late_step) from error
         raise
     recorder.finish()
     held = None  # answers for the cases of validation
