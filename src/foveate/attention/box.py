@@ -29,8 +29,10 @@ class DepthwiseBox(nn.Module):
             channels, span = weight.shape
             rows = x.reshape(shape[:axis].numel(), shape[axis], shape[axis + 1 : -1].numel(), channels)
             rows = rows.movedim(-1, 1)  # [B * axes before, C, axis, axes after]
-            rows = F.pad(rows, (0, 0, span // 2, span // 2))  # here, as torch is slow where a kernel outgrows an image
-            rows = F.conv2d(rows, weight[:, None, :, None], groups=channels)
+            half = span // 2
+            if span > shape[axis]:  # torch is slow where a kernel outgrows an image
+                rows, half = F.pad(rows, (0, 0, half, half)), 0
+            rows = F.conv2d(rows, weight[:, None, :, None], padding=(half, 0), groups=channels)
             x = rows.movedim(1, -1).reshape(shape)
         return x.movedim(-1, 1)
 
