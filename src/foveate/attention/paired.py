@@ -59,12 +59,11 @@ class EfficientPaired(nn.Module):
         return self.shrink(tokens).mT.softmax(-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = to_tokens(x)
-        q, k, among_voxels, among_channels = (
-            split_heads(part, self.heads) for part in self.embed(tokens).chunk(4, dim=-1)
-        )  # each [B, h, N, d]
-        p = self.projection(tokens)[:, None]
-        voxels = scaled_dot_product(q, p @ k, p @ among_voxels)
-        q, k = (F.normalize(part, dim=2).mT for part in (q, k))  # [B, h, d, N]
-        channels = F.scaled_dot_product_attention(q * self.temperature, k, among_channels.mT, scale=1.0).mT
+        tokens = to_tokens(x).contiguous()  # once for both projections
+        q, k, among_voxels, among_channels = self.embed(tokens).chunk(4, dim=-1)  # each [B, N, C]
+        p = self.projection(tokens)  # the same for all heads
+        voxels = scaled_dot_product(*(split_heads(part, self.heads) for part in (q, p @ k, p @ among_voxels)))
+        parts = F.normalize(q, dim=1), F.normalize(k, dim=1), among_channels
+        q, k, v = (split_heads(part, self.heads).mT for part in parts)  # [B, h, d, N]
+        channels = F.scaled_dot_product_attention(q * self.temperature, k, v, scale=1.0).mT
         return x + self.gamma * to_image(self.project(join_heads(voxels + channels)), x.shape[2:])
