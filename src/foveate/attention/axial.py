@@ -61,7 +61,7 @@ class Line(nn.Module):
 
     def embed(self, x: Tensor) -> list[Tensor]:
         """Queries, keys and values, each ``[B x lines, h, L, C / h]``."""
-        lines = self.qkv(x).movedim(self.axis, -2).flatten(0, -3)
+        lines = self.qkv(x.movedim(self.axis, -2)).flatten(0, -3)  # x is moved: it is a third as wide
         return [split_heads(part, self.heads) for part in lines.chunk(3, dim=-1)]
 
     def attention(self, x: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class Tiles:
     """Tiles of an image, and around each the voxels that its own may see.
 
     Of every axis: ``tile`` voxels per tile, the last tile filled up; ``halo`` voxels around each, which stay inside the
-    image; ``index [tiles, halo]`` of these.
+    image; ``index [tiles, halo]`` of these. ``whole``: the image is a single tile, and so nothing is copied.
     """
 
     def __init__(self, size: Sequence[int], kernel: int, tile: int, device: torch.device) -> None:
@@ -76,6 +76,7 @@ class Tiles:
         # Where a tile's surroundings are the whole axis, its voxels may as well be one tile: fewer copies of the keys.
         self.tile = [n if tile + kernel > n else even_share(n, tile) for n in size]
         self.counts = [-(-n // t) for n, t in zip(size, self.tile, strict=True)]
+        self.whole = all(count == 1 for count in self.counts)
         self.kernel = [min(kernel, n) for n in size]
         self.halo = [min(t + k - 1, n) for t, k, n in zip(self.tile, self.kernel, size, strict=True)]
         self.index = []
@@ -86,16 +87,22 @@ class Tiles:
 
     def queries(self, x: Tensor) -> Tensor:
         """``[B, *S, C]`` -> the voxels of each tile ``[B, tiles, voxels, C]``."""
+        if self.whole:
+            return x.flatten(1, -2)[:, None]
         fill = [(0, c * t - n) for c, t, n in zip(self.counts, self.tile, self.size, strict=True)]
         return cut(F.pad(x, [0, 0, *[n for pair in reversed(fill) for n in pair]]), self.tile)
 
     def join(self, tiles: Tensor) -> Tensor:
         """The inverse of ``queries``."""
+        if self.whole:
+            return tiles[:, 0].unflatten(1, self.size)
         x = paste(tiles, self.tile, [c * t for c, t in zip(self.counts, self.tile, strict=True)])
         return x[tuple(slice(n) for n in (len(x), *self.size))]
 
     def around(self, x: Tensor) -> Tensor:
         """``[B, *S, C]`` -> the voxels around each tile ``[B, tiles, halo, C]``."""
+        if self.whole:
+            return x.flatten(1, -2)[:, None]
         for axis in self.axes:
             x = x.index_select(1 + axis, self.index[axis].flatten())
         return cut(x, self.halo)
