@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from foveate.attention import ATTENTION
-from foveate.attention.window import WINDOW, WindowAttention, cut, paste
+from foveate.attention.window import WINDOW, WindowAttention, cut, even_share, paste, windows_of
 
 CHANNELS = 32  # two heads
 SIZES = {
@@ -130,3 +130,28 @@ def test_the_block_joins_windows_that_lie_side_by_side(dims):
     assert gradient.abs().transpose(1, 2).flatten(2).sum(2)[0].nonzero().flatten().tolist() == list(range(window))
     (gradient,) = torch.autograd.grad(block(x)[0, :, window].sum(), x)
     assert gradient.abs().transpose(1, 2).flatten(2).sum(2)[0].nonzero().flatten().tolist() == list(range(2 * window))
+
+
+@every_size
+@pytest.mark.parametrize("shifted", [False, True])
+def test_the_gathered_windows_are_those_of_an_image_filled_up_rolled_and_cut(size, shifted):
+    windows = windows_of(size, WINDOW[len(size)], shifted)
+    lengths = [even_share(n, WINDOW[len(size)]) for n in size]
+    padded = [-(-n // w) * w for n, w in zip(size, lengths, strict=True)]
+    x, filled = torch.randn(2, *size, 3), torch.zeros(2, *padded, 3)
+    filled[(slice(None), *[slice(n) for n in size])] = x
+    back = [-(w // 2) if shifted and p > w else 0 for w, p in zip(lengths, padded, strict=True)]
+    real = torch.tensor(windows.sides > 0)[None, :, :, None]
+    found = windows.cut(x)
+    expected = cut(filled.roll(back, list(range(1, len(size) + 1))), lengths)
+    torch.testing.assert_close(found * real, expected, rtol=0, atol=0)
+    assert torch.equal(windows.back(found), x)
+
+
+def test_what_is_kept_of_a_size_serves_after_an_export():
+    layer, x = attention(3, shifted=True).eval(), torch.randn(1, 5, 9, 2, CHANNELS)
+    expected = layer(x)
+    windows_of.cache_clear()
+    exported = torch.export.export(layer, (x,)).module()
+    torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(exported(x), expected)

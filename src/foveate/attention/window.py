@@ -11,8 +11,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -65,82 +68,87 @@ class WindowAttention(nn.Module):
         self.project = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v, mask, place = self.embed(x)
+        q, k, v, mask, windows = self.embed(x)
         joined = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
         joined = joined.unflatten(1, (-1, self.heads)).transpose(2, 3).flatten(3)  # [B, W, N, C]
-        return place.back(self.project(joined))
+        return self.project(windows.back(joined))
 
     def received(self, x: Tensor) -> Tensor:
         """The attention that each voxel receives, mean over queries and heads: ``[B, *S]``, which sums to 1."""
-        q, k, _, mask, place = self.embed(x)
+        q, k, _, mask, windows = self.embed(x)
         weights = received(q, k, mask).unflatten(1, (-1, self.heads)).mean(2)  # [B, W, N]
-        return place.back(weights[..., None])[..., 0] / math.prod(place.size)
+        return windows.back(weights[..., None])[..., 0] / math.prod(windows.size)
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Windows]:
         """Queries, keys and values ``[B, W x heads, N, C / heads]``, mask ``[1, W x heads, N, N]``, the windows.
 
         Windows and heads share an axis, so that one mask serves all images of the batch.
         """
-        place = Windows(x.shape[1:-1], self.window, self.shifted)
-        qkv = self.qkv(place.cut(x)).unflatten(-1, (3, self.heads, -1))  # [B, W, N, 3, heads, C / heads]
+        windows = windows_of(tuple(map(int, x.shape[1:-1])), self.window, self.shifted)
+        qkv = windows.cut(self.qkv(x)).unflatten(-1, (3, self.heads, -1))  # [B, W, N, 3, heads, C / heads]
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
-        mask = self.relative(place.window)[None]  # [1, heads, N, N]
-        if place.apart:
-            mask = mask + place.separation(x.device)[:, None]  # [W, heads, N, N]
-        return q, k, v, mask.expand(place.count, -1, -1, -1).flatten(0, 1)[None], place
-
-    def relative(self, window: Sequence[int]) -> Tensor:
-        """The bias of every pair of voxels of a window of this size, ``[heads, N, N]``."""
-        places = torch.cartesian_prod(*[torch.arange(n, device=self.bias.device) for n in window])  # [N, D]
-        offsets = places[:, None] - places[None] + self.window - 1  # [N, N, D], each from 0 to 2 window - 2
-        index = torch.zeros_like(offsets[..., 0])
-        for offset in offsets.unbind(-1):
-            index = index * (2 * self.window - 1) + offset
-        return self.bias[:, index]
+        pairs = torch.tensor(windows.pairs, device=x.device)
+        mask = self.bias.index_select(1, pairs.flatten()).unflatten(1, pairs.shape)[None]  # [1, heads, N, N]
+        if windows.apart:
+            sides = torch.tensor(windows.sides, device=x.device)  # [W, N]
+            mask = mask.masked_fill((sides[:, :, None] != sides[:, None])[:, None], -torch.inf)  # [W, heads, N, N]
+        return q, k, v, mask.expand(len(windows.sides), -1, -1, -1).flatten(0, 1)[None], windows
 
 
+@dataclass(frozen=True)
 class Windows:
-    """How an image of one size is cut into windows.
+    """How an image of one size is cut into W windows of N voxels each.
 
-    size: of the image. window: voxels per axis, at most as told. padded: size filled up to whole windows.
-    shift: by how much the filled-up image is rolled back. count: number of windows. apart: whether some voxels of a
-    window may not see each other.
+    voxels ``[W, N]``: number of the voxel that lies at each place; what is filled up repeats the last voxel of an axis.
+    places ``[V]``: the reverse, where each voxel of the image lies among the W N.
+    sides ``[W, N]``: voxels of a window may see each other where these are equal: 0 is what is filled up, which sees
+    itself, as a row of nothing but -inf would have no softmax. apart: whether some differ.
+    pairs ``[N, N]``: which bias a pair of voxels has.
     """
 
-    def __init__(self, size: Sequence[int], window: int, shifted: bool) -> None:
-        self.size, self.axes = tuple(size), tuple(range(1, len(size) + 1))
-        self.window = [even_share(n, window) for n in size]
-        self.padded = [-(-n // w) * w for n, w in zip(size, self.window, strict=True)]
-        self.shift = [w // 2 if shifted and p > w else 0 for w, p in zip(self.window, self.padded, strict=True)]
-        self.count = math.prod(p // w for p, w in zip(self.padded, self.window, strict=True))
-        self.apart = any(self.shift) or self.padded != list(size)
+    size: tuple[int, ...]
+    voxels: np.ndarray
+    places: np.ndarray
+    sides: np.ndarray
+    apart: bool
+    pairs: np.ndarray
 
     def cut(self, x: Tensor) -> Tensor:
         """``[B, *S, C]`` -> the voxels of each window ``[B, W, N, C]``."""
-        fill = [(0, p - n) for n, p in zip(self.size, self.padded, strict=True)]
-        x = F.pad(x, [0, 0, *itertools.chain(*reversed(fill))])
-        return cut(x.roll([-s for s in self.shift], self.axes), self.window)
+        index = torch.tensor(self.voxels, device=x.device)
+        return x.flatten(1, -2).index_select(1, index.flatten()).unflatten(1, index.shape)
 
     def back(self, tokens: Tensor) -> Tensor:
         """The inverse of ``cut``: ``[B, W, N, C] -> [B, *S, C]``, without what was filled up."""
-        x = paste(tokens, self.window, self.padded).roll(self.shift, self.axes)
-        return x[tuple(slice(n) for n in (len(x), *self.size))]
+        index = torch.tensor(self.places, device=tokens.device)
+        return tokens.flatten(1, 2).index_select(1, index).unflatten(1, self.size)
 
-    def separation(self, device: torch.device) -> Tensor:
-        """0 where two voxels of a window may see each other and -inf where not, ``[W, N, N]``.
 
-        Filled-up voxels see each other alone: a row of nothing but -inf would have no softmax.
-        """
-        real = torch.zeros(1, *self.padded, 1, dtype=torch.long, device=device)
-        real[tuple(slice(n) for n in (1, *self.size))] = 1
-        side = torch.zeros_like(real)  # one bit per axis: came round the border
-        for axis, (n, s) in enumerate(zip(self.padded, self.shift, strict=True)):
-            came_round = torch.arange(n, device=device) >= n - s
-            side = side + 2**axis * came_round.long().reshape(-1, *[1] * (len(self.padded) - axis))
-        side = real.roll([-s for s in self.shift], self.axes) * (1 + side)
-        tokens = cut(side, self.window)[0, :, :, 0]  # [W, N]
-        apart = tokens[:, :, None] != tokens[:, None]
-        return torch.zeros(apart.shape, device=device).masked_fill(apart, -torch.inf)
+@lru_cache(maxsize=16)  # arrays, as a tensor that was made while a model is exported must not be met again
+def windows_of(size: tuple[int, ...], most: int, shifted: bool) -> Windows:
+    """Windows of at most so many voxels per axis. ``shifted``: the filled-up image is rolled back by half a window."""
+    axes, window = range(len(size)), [even_share(n, most) for n in size]
+    fill = [(0, -n % w) for n, w in zip(size, window, strict=True)]
+    padded = [n + more for n, (_, more) in zip(size, fill, strict=True)]
+    shift = [w // 2 if shifted and p > w else 0 for w, p in zip(window, padded, strict=True)]
+    real = np.pad(np.ones(size, int), fill)
+    places = np.indices(padded, sparse=True)
+    sides = real * (1 + sum(2**axis * (places[axis] < shift[axis]) for axis in axes))  # a bit: comes round the border
+    voxels = np.pad(np.arange(math.prod(size)).reshape(size), fill, "edge")
+
+    def cut(x: np.ndarray) -> np.ndarray:
+        x = np.roll(x, [-s for s in shift], axes)
+        x = x.reshape([n for p, w in zip(padded, window, strict=True) for n in (p // w, w)])
+        order = [*range(0, x.ndim, 2), *range(1, x.ndim, 2)]
+        return x.transpose(order).reshape(-1, math.prod(window))
+
+    voxels, sides = cut(voxels), cut(sides)
+    reverse = np.empty(math.prod(size), int)
+    reverse[voxels[sides > 0]] = np.flatnonzero(sides)
+    within = np.indices(window).reshape(len(size), -1)
+    offsets = within[:, :, None] - within[:, None] + most - 1  # [D, N, N], each from 0 to 2 most - 2
+    pairs = np.ravel_multi_index(tuple(offsets), [2 * most - 1] * len(size))
+    return Windows(size, voxels, reverse, sides, any(shift) or padded != list(size), pairs)
 
 
 def even_share(size: int, most: int) -> int:
