@@ -187,17 +187,19 @@ def test_the_picture_shows_the_thickest_axis_across_and_every_panel(count: int) 
     assert width * height > (count + 1) * 200 * 200
 
 
-def test_a_scan_without_one_of_its_modalities(tmp_path: Path) -> None:
+def of_modalities(*names: str) -> Predictor:
     torch.manual_seed(0)
-    channels = tuple(ChannelPlan(name=name, normalisation="zscore") for name in ("T1", "FLAIR"))
+    channels = tuple(ChannelPlan(name=name, normalisation="zscore") for name in names)
     plan = tiny_plan(2, channels=channels)
     task = build_task(plan)
     network = build_network(NetworkConfig(name="fusion_unet"), plan, task.channels)
-    shape = plan.patch
+    return Predictor(network, task, plan, precision="float32")
+
+
+def test_a_scan_without_one_of_its_modalities(tmp_path: Path) -> None:
     for name in ("a_0000", "a_0001", "b_0001"):
-        Image.fromarray(blob(shape).astype(np.uint8)).save(tmp_path / f"{name}.png")
-    taking = Predictor(network, task, plan, precision="float32")
-    found = foveate.explain(taking, tmp_path, tmp_path / "out")
+        Image.fromarray(blob((16, 16)).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    found = foveate.explain(of_modalities("T1", "FLAIR"), tmp_path, tmp_path / "out")
     assert len(found.pictures) == 2
     listed = json.loads((tmp_path / "out" / "explain.json").read_text())
     without = next(case for case in listed["cases"] if case["case"] == "b")
@@ -209,3 +211,21 @@ def test_a_scan_without_one_of_its_modalities(tmp_path: Path) -> None:
     np.testing.assert_allclose(weights["FLAIR"], 1, atol=1e-5)
     picture = np.asarray(Image.open(tmp_path / "out" / without["picture"]).convert("L"))
     assert picture.std() > 1
+
+
+def test_each_map_is_checked_on_a_scan_that_has_what_it_is_of(tmp_path: Path) -> None:
+    """One modality alone has all the attention everywhere: on the first scan there is nothing to compare."""
+    for name in ("a_0001", "b_0000", "b_0001", "c_0000", "c_0001"):
+        noise = np.random.default_rng(list(name.encode())).normal(20, 6, (16, 16))
+        Image.fromarray((blob((16, 16)) + noise).clip(0, 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    foveate.explain(of_modalities("T1", "FLAIR", "T2"), tmp_path, tmp_path / "out")
+    listed = json.loads((tmp_path / "out" / "explain.json").read_text())
+    attention = {entry["modality"]: entry["check"] for entry in listed["maps"] if entry["kind"] == "attention"}
+    for modality in ("T1", "FLAIR"):
+        assert attention[modality]["verdict"] in ("passes", "fails")
+        assert attention[modality]["case"] == "b"
+        assert len(attention[modality]["steps"]) == len(listed["check"]["cascade"])
+    assert attention["T2"]["verdict"] == "empty"
+    assert attention["T2"]["not_checked"] == "no scan has T2"
+    other = [entry["check"] for entry in listed["maps"] if entry["kind"] == "grad_cam"]
+    assert {check["case"] for check in other if check["verdict"] != "empty"} == {"a"}

@@ -47,8 +47,9 @@ def explain(
     whose evidence that is; by default the likeliest of each image. masks: folder of masks of some of the cases, by
     their ids, on which the threshold is chosen; without it each map has its own, by Otsu.
 
-    The parameter-randomisation check runs once, on the patch of the plan's size around the prediction in the first scan
-    that can be read; it is a property of the model more than of a scan, and costs as much as a few dozen patches.
+    The parameter-randomisation check of a map runs once, on the patch of the plan's size around the prediction in the
+    first scan where the map is not the same everywhere in it; it is a property of the model more than of a scan, and
+    costs as much as a few dozen patches for all maps that are checked on the same scan.
 
     Raises InputError before any work when there is nothing to explain, a layer does not exist or ``out`` holds
     something; and at the end, when the other scans are done, with each scan that could not be read.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from foveate.layers import interpolate
 from foveate.tasks import Segmentation
 
 Kind = Literal["evidence", "attention", "seg_grad_cam", "grad_cam"]
+_TITLES = {"attention": "Attention", "seg_grad_cam": "Seg-Grad-CAM", "grad_cam": "Grad-CAM"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,18 @@ class MapName:
     layer: str
     channel: int | None = None
     of: str = ""  # the class or modality
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        if self.kind == "evidence":
+            return f"Evidence for {self.of}"
+        of = f" {'to' if self.kind == 'attention' else 'of'} {self.of}" if self.of else ""
+        return f"{_TITLES[self.kind]}{of} at {self.layer}"
+
+    def applies(self, image: np.ndarray) -> bool:
+        """Whether ``image [C, *S]`` has what the map is of: attention to a modality that is missing, NaN, is nothing."""
+        return self.kind != "attention" or self.channel is None or not np.isnan(image[self.channel]).any()
 
 
 class Explainer:

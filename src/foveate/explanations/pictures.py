@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -20,23 +20,25 @@ from foveate.report.pictures import Cut, colours, cuts, intensity_window, mark_s
 _SIDE, _HEAD, _BAR, _GAP = 2.3, 0.72, 0.62, 0.14
 _MOST_COLUMNS, _DPI = 5, 120
 _VEIL = 0.65  # opacity of a map over the scan: where it lies has to be seen, and how strong it is
-_VERDICTS: dict[Verdict, tuple[str, str]] = {
+_VERDICTS: dict[Verdict | Literal["missing"], tuple[str, str]] = {
     "passes": ("passes the randomisation check", "#1d6b3a"),
     "fails": ("FAILS the randomisation check", "#b3261e"),
     "empty": ("not checked: one value in the patch", "#6a5a00"),
+    "missing": ("the scan lacks this modality", "#6a5a00"),
 }
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One map to draw. values: the slice ``[rows, columns]``. title: for people. verdict: of its check.
+    """One map to draw. values: the slice ``[rows, columns]``. title: for people. verdict: of its check, or that the
+    scan lacks what the map is of.
 
     signed: what is below zero speaks against.
     """
 
     values: np.ndarray
     title: str
-    verdict: Verdict
+    verdict: Verdict | Literal["missing"]
     signed: bool = False
 
 

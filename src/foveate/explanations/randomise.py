@@ -18,7 +18,7 @@ Departures:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -133,15 +133,23 @@ def _restored(network: nn.Module) -> Iterator[None]:
         network.load_state_dict(state)
 
 
-def check_maps(explainer: Explainer, x: Tensor) -> tuple[list[str], dict[MapName, Check]]:
+def check_maps(
+    explainer: Explainer, x: Tensor, left: Collection[MapName] | None = None
+) -> tuple[list[str], dict[MapName, Check]]:
     """Stages in the order in which they were randomised, and what that did to every map of the patch ``x [1, C, *S]``.
 
-    The network has its weights again afterwards. One forward pass for each step and draw, and its backward passes.
+    left: the maps that another patch left unchecked, of which those are checked that are not the same everywhere here;
+    where all are, nothing is made random. The network has its weights again afterwards. One forward pass for each step
+    and draw, and its backward passes.
     """
     network = explainer.network
-    steps = cascade(network, x)
     regions = explainer.regions(x)
     trained = _arrays(explainer, x, regions)
+    if left is not None:
+        trained = {name: values for name, values in trained.items() if name in left and not constant(values)}
+        if not trained:
+            return [], {}
+    steps = cascade(network, x)
     changed: list[dict[MapName, np.ndarray]] = []
     ends: list[dict[MapName, np.ndarray]] = []
     modules = dict(network.named_modules())

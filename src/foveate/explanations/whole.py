@@ -68,7 +68,7 @@ class WholeWork(Work):
         if of is not None and of not in names:
             raise refuse("explain", "of", of, f"one of {', '.join(names)}", closest(of, names))
         if not self.evident:
-            self.notes.append(NO_EVIDENCE)
+            self.remarks.append(NO_EVIDENCE)
             if masks is not None:
                 raise refuse("explain", "masks", masks, "a network whose evidence can be located", NO_EVIDENCE)
         self.of = of

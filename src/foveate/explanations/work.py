@@ -30,7 +30,6 @@ from foveate.predict.predictor import AnyPredictor
 # Bytes of maps that are held at once; more maps than that are made in several passes over the scan.
 HELD = 1 << 30
 NO_ATTENTION = "No slot has an attention block that can be looked at; class activations are all that there is."
-_TITLES = {"attention": "Attention", "seg_grad_cam": "Seg-Grad-CAM", "grad_cam": "Grad-CAM"}
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,13 @@ class Work:
         self.predictor, self.folder = predictor, folder
         self.explainer = self.explainer_type(self.predictor.network, self.predictor.task, predictor.answer, layers)
         self.checks: dict[MapName, Check] = {}
+        self.checked: dict[MapName, dict[str, Any]] = {}  # case and size of the patch that each check was made on
+        self.seen: set[MapName] = set()  # maps that some scan had what they are of
         self.files: dict[MapName, str] = {}
         self.stages: list[str] = []
-        self.checked = ""
         self.cases: list[dict[str, Any]] = []
         self.pictures: list[Path] = []
-        self.notes: list[str] = [] if self.explainer.blocks else [NO_ATTENTION]
+        self.remarks: list[str] = [] if self.explainer.blocks else [NO_ATTENTION]
 
     def patch(self, volume: Volume, answer: np.ndarray) -> Tensor:
         """The part of a scan that the check sees, ``[1, C, *patch]``."""
@@ -78,8 +78,7 @@ class Work:
         return found
 
     def explain(self, case: Case, volume: Volume, answer: np.ndarray) -> None:
-        if not self.checked:
-            self._check(case.id, self.patch(volume, answer))
+        self._check(case.id, volume, answer)
         folder = self.folder / case.id
         map_suffix = ".nii.gz" if volume.dims == 3 else ".tif"
         shown = self.show(case, volume, answer)
@@ -97,7 +96,8 @@ class Work:
                 file = f"{self.files[name]}{map_suffix}"
                 write_map(folder / file, values, volume)
                 signed = name.kind == "evidence"
-                panels.append(Panel(cut.of(values), _title(name), self.checks[name].verdict, signed))
+                verdict = self.checks[name].verdict if name.applies(volume.array) else "missing"
+                panels.append(Panel(cut.of(values), name.title, verdict, signed))
                 written.append({"map": self.files[name], "file": f"{case.id}/{file}", "highest": float(values.max())})
         record = {"case": case.id, **shown.record, "maps": written}
         if self.explainer.channel_weights:
@@ -113,23 +113,42 @@ class Work:
             self.folder / "explain.json", json.dumps(without_nan(self.summary()), indent=2, allow_nan=False) + "\n"
         )
 
-    def _check(self, case: str, patch: Tensor) -> None:
-        self.stages, self.checks = check_maps(self.explainer, patch)
-        self.checked, self.size = case, list(patch.shape[2:])
-        self.files = _file_names(list(self.checks))
-        if failing := [self.files[name] for name, check in self.checks.items() if check.verdict == "fails"]:
-            self.notes.append(
-                f"{len(failing)} of {len(self.checks)} maps fail the parameter-randomisation check and explain "
-                f"nothing: {', '.join(failing)}."
-            )
+    def _check(self, case: str, volume: Volume, answer: np.ndarray) -> None:
+        """Check every map on the first scan whose patch it is not the same everywhere in: one lacks the modality that
+        a map is of, or has no other for attention to choose from, or nothing of a class is predicted."""
+        left = [name for name, check in self.checks.items() if check.verdict == "empty"]
+        if self.checks and not left:
+            return
+        patch = self.patch(volume, answer)
+        stages, checks = check_maps(self.explainer, patch, left if self.checks else None)
+        if not self.checks:
+            self.stages, self.files = stages, _file_names(list(checks))
+        self.checks |= checks
+        made = {"case": case, "patch": list(patch.shape[2:])}
+        self.checked |= {name: made for name, check in checks.items() if check.verdict != "empty"}
+        self.seen |= {name for name in self.checks if name.applies(volume.array)}
+
+    @property
+    def notes(self) -> list[str]:
+        """For people."""
+        failing = [self.files[name] for name, check in self.checks.items() if check.verdict == "fails"]
+        if not failing:
+            return self.remarks
+        said = f"{len(failing)} of {len(self.checks)} maps fail the parameter-randomisation check and explain nothing"
+        return [*self.remarks, f"{said}: {', '.join(failing)}."]
+
+    def _made(self, name: MapName) -> dict[str, Any]:
+        """What a check was made on, or why there is none."""
+        if name in self.checked:
+            return self.checked[name]
+        none = "one value everywhere in the patch of every scan"
+        return {"not_checked": none if name in self.seen else f"no scan has {name.of}"}
 
     def summary(self) -> dict[str, Any]:
         return {
             "foveate": foveate.__version__,
             "notes": self.notes,
             "check": {
-                "case": self.checked,
-                "patch": self.size,
                 "fails_from": SURVIVES,
                 "draws": DRAWS,
                 "cascade": self.stages,
@@ -143,7 +162,7 @@ class Work:
                     "multiplies": bool(getattr(self.explainer.blocks[name.layer], "multiplies", False))
                     if name.kind == "attention"
                     else None,
-                    "check": asdict(check),
+                    "check": {**self._made(name), **asdict(check)},
                 }
                 for name, check in self.checks.items()
             ],
@@ -163,13 +182,6 @@ class Work:
 def stacked(explainer: Explainer, names: list[MapName], x: Tensor) -> Tensor:
     maps = explainer(x)
     return torch.cat([maps[name] for name in names], 1)
-
-
-def _title(name: MapName) -> str:
-    if name.kind == "evidence":
-        return f"Evidence for {name.of}"
-    of = f" {'to' if name.kind == 'attention' else 'of'} {name.of}" if name.of else ""
-    return f"{_TITLES[name.kind]}{of} at {name.layer}"
 
 
 def _file_names(names: Sequence[MapName]) -> dict[MapName, str]:
