@@ -26,6 +26,7 @@ from foveate.cohort.plan import Plan
 from foveate.cohort.planning import make_plan
 from foveate.cohort.split import hold_back_images, split_cases
 from foveate.config import Config, load_config
+from foveate.engine.attention import attention_view
 from foveate.engine.clock import CLOCKS
 from foveate.engine.device import launch, workers
 from foveate.engine.fit_plan import budget, explain_out_of_memory, fit_plan, out_of_memory
@@ -254,7 +255,11 @@ def fit(
         learner.task.fit(held, validate.labels)
     task = learner.task.description() if kind.learns_labels else {"name": "reconstruction"}
     save_model(folder.path / "model", settings.network, task, plan, learner.model())
-    write_run_report(folder.path, plan, predictor if kind.learns_labels else None, prepared, split, held)
+    if not kind.learns_labels:
+        write_run_report(folder.path, plan, None, prepared, split)
+        return
+    attention = attention_view(predictor, prepared, split, progress.note)
+    write_run_report(folder.path, plan, predictor, prepared, split, held, attention)
 
 
 def find_pieces(task: Segmentation, cases: Iterable[PreparedCase], progress: TrainingProgress) -> None:

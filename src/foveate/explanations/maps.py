@@ -39,7 +39,7 @@ class MapName:
         return f"{_TITLES[self.kind]}{of} at {self.layer}"
 
     def applies(self, image: np.ndarray) -> bool:
-        """Whether ``image [C, *S]`` has what the map is of: attention to a modality that is missing, NaN, is nothing."""
+        """Whether ``image [C, *S]`` has what the map is of: nothing attends to a modality that is missing, NaN."""
         return self.kind != "attention" or self.channel is None or not np.isnan(image[self.channel]).any()
 
 
@@ -64,6 +64,13 @@ class Explainer:
         # Block -> sums over windows of its channel weights [C], and how many windows these were.
         self.channel_weights: dict[str, tuple[Tensor, int]] = {}
 
+    def attention(self, x: Tensor) -> tuple[dict[MapName, Tensor], Tensor]:
+        """The map ``[B, 1, *window]`` of every block that has one, and the logits, by one forward pass of ``x``."""
+        with torch.no_grad(), watching(self.blocks) as weights:
+            logits = self.answer(x)
+        found = self._of_blocks(weights, x.shape[2:])
+        return {name: self.at_voxels(values, x.shape[2:]) for name, values in found.items()}, logits
+
     def regions(self, x: Tensor) -> Tensor:
         """Where the network's label of ``x`` belongs to each channel: 0 or 1, ``[B, K, *window]``."""
         with torch.no_grad():
@@ -74,18 +81,10 @@ class Explainer:
 
         regions: over which Seg-Grad-CAM sums the logits; by default what is predicted here.
         """
-        maps: dict[MapName, Tensor] = {}
         with torch.enable_grad(), frozen(self.network):
             with watching(self.blocks) as weights, recording(self.layers) as features:
                 logits = self.answer(x)
-            for block, found in weights.items():
-                if modalities := getattr(self.blocks[block], "modalities", ()):
-                    each = zip(modalities, found.split(1, dim=1), strict=True)
-                    maps |= {MapName("attention", block, i, of): values for i, (of, values) in enumerate(each)}
-                elif weighs_channels(found, tuple(x.shape[2:])):
-                    self._add_channel_weights(block, found)
-                else:
-                    maps[MapName("attention", block)] = found.mean(1, keepdim=True)
+            maps = self._of_blocks(weights, x.shape[2:])
             if missing := [layer for layer in self.layers if layer not in features]:
                 fix = "Name a layer that the network runs, and not only its weights."
                 raise refuse("network", "layer", f"{missing[0]}, which did not run", "one that runs", fix)
@@ -115,6 +114,19 @@ class Explainer:
     def at_voxels(self, values: Tensor, size: Sequence[int]) -> Tensor:
         """A map of features at the voxels of the window."""
         return interpolate(values, size)
+
+    def _of_blocks(self, weights: dict[str, Tensor], window: Sequence[int]) -> dict[MapName, Tensor]:
+        """The maps among the blocks' weights, on the blocks' own grids; weights of channels are added up."""
+        maps: dict[MapName, Tensor] = {}
+        for block, found in weights.items():
+            if modalities := getattr(self.blocks[block], "modalities", ()):
+                each = zip(modalities, found.split(1, dim=1), strict=True)
+                maps |= {MapName("attention", block, i, of): values for i, (of, values) in enumerate(each)}
+            elif weighs_channels(found, tuple(window)):
+                self._add_channel_weights(block, found)
+            else:
+                maps[MapName("attention", block)] = found.mean(1, keepdim=True)
+        return maps
 
     def _regions(self, logits: Tensor) -> Tensor:
         return self.task.encode(self.task.decode(logits)).values

@@ -31,14 +31,14 @@ _VERDICTS: dict[Verdict | Literal["missing"], tuple[str, str]] = {
 @dataclass(frozen=True)
 class Panel:
     """One map to draw. values: the slice ``[rows, columns]``. title: for people. verdict: of its check, or that the
-    scan lacks what the map is of.
+    scan lacks what the map is of; None where no check was made.
 
     signed: what is below zero speaks against.
     """
 
     values: np.ndarray
     title: str
-    verdict: Verdict | Literal["missing"]
+    verdict: Verdict | Literal["missing"] | None = None
     signed: bool = False
 
 
@@ -58,6 +58,7 @@ def overview(
     cut: Cut,
     panels: Sequence[Panel],
     answer: Sequence[str] = ("Prediction", "the model's answer"),
+    most_columns: int = _MOST_COLUMNS,
 ) -> bytes:
     """The picture as PNG. image, labels: slices ``[rows, columns]`` of the scan and of its prediction. answer: lines
     above the scan."""
@@ -66,7 +67,7 @@ def overview(
     # A long, thin slice still needs room for its heading and colour bar.
     field = max(width * scale, 0.5 * _SIDE), max(height * scale, 0.5 * _SIDE)
     cell = field[0] + _BAR + _GAP, field[1] + _HEAD + _GAP
-    columns = min(len(panels) + 1, _MOST_COLUMNS, max(2, math.ceil(math.sqrt(1.5 * (len(panels) + 1)))))
+    columns = min(len(panels) + 1, most_columns, max(2, math.ceil(math.sqrt(1.5 * (len(panels) + 1)))))
     rows = math.ceil((len(panels) + 1) / columns)
     top, bottom = 0.45, 0.34
     size = max(columns * cell[0] + _GAP, 4.0), rows * cell[1] + top + bottom
@@ -88,7 +89,8 @@ def overview(
         else:
             bar = (left + field[0] + 0.06) / size[0], low / size[1], 0.09 / size[0], field[1] / size[1]
             _draw_map(figure, axes, panel, cut.aspect, bar)
-            lines, (verdict, ink) = _wrap(panel.title, _characters(cell[0]))[:4], _VERDICTS[panel.verdict]
+            lines = _wrap(panel.title, _characters(cell[0]))[:4]
+            verdict, ink = _VERDICTS[panel.verdict] if panel.verdict else ("", "black")
         for members, shade in zip(values, shades, strict=True):
             outline(axes, np.isin(labels, members), shade, "solid", 1.1, 3)
         axes.set(xlim=(-1, image.shape[1]), ylim=(image.shape[0], -1))  # outlines may run along the border

@@ -23,7 +23,7 @@ from foveate.io.files import grid_difference
 from foveate.io.volume import Volume
 from foveate.layers import at_voxels
 from foveate.predict.whole import WholePredictor
-from foveate.tasks import Classification
+from foveate.tasks import Classification, Regression
 from foveate.text import closest
 
 NO_EVIDENCE = (
@@ -45,6 +45,14 @@ def evidence(predictor: WholePredictor, volume: Volume, of: str) -> np.ndarray:
 
     found: np.ndarray = predictor.maps(volume, forward)[0]
     return found
+
+
+def answer_lines(task: Classification | Regression, answer: np.ndarray) -> list[str]:
+    """The likeliest classes with their probabilities, or the number with its interval, for people."""
+    if isinstance(task, Classification):
+        return [f"{task.names[number]} {answer[number]:.2f}" for number in np.argsort(-answer, kind="stable")[:3]]
+    value, low, high = answer
+    return [f"{value:.4g}" if math.isnan(low) else f"{value:.4g} ({low:.4g} to {high:.4g})"]
 
 
 class WholeWork(Work):
@@ -86,12 +94,10 @@ class WholeWork(Work):
         if isinstance(task, Classification):
             of = self.of or names[int(answer.argmax())]
             said = {name: round(float(p), 6) for name, p in zip(names, answer, strict=True)}
-            lines = [f"{name} {said[name]:.2f}" for name in sorted(names, key=lambda n: -said[n])[:3]]
         else:
             of = names[0]
             said = dict(zip(("value", "low", "high"), (float(v) for v in answer), strict=True))
-            interval = "" if math.isnan(said["low"]) else f" ({said['low']:.4g} to {said['high']:.4g})"
-            lines = [f"{said['value']:.4g}{interval}"]
+        lines = answer_lines(task, answer)
         if not self.evident:
             return Shown(np.zeros(volume.shape, np.uint8), {}, lines, {"answer": said})
         values = evidence(self.predictor, volume, of)

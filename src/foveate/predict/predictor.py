@@ -112,11 +112,15 @@ class Predictor(Answering[Segmentation]):
         """The part ``[1, C, *patch]`` of a scan, prepared and on the device, in the middle of what ``labels [*S]``
         mark, or of the scan where they mark nothing."""
         image, grid = prepare_volume(volume, self.plan)
-        windows = self._windows(grid.prepared_shape, 0.5, whole=False)
-        marked = np.argwhere(grid.to_canonical(labels))
-        share = (marked.mean(0) + 0.5) / grid.canonical_shape if len(marked) else np.full(self.plan.dims, 0.5)
+        return self.patch_prepared(image, grid.to_canonical(labels))
+
+    def patch_prepared(self, image: Tensor, labels: np.ndarray) -> Tensor:
+        """The same of a prepared scan ``[C, *S']``. labels: on its own grid, or another of the same field."""
+        windows = self._windows(tuple(image.shape[1:]), 0.5, whole=False)
+        marked = np.argwhere(labels)
+        share = (marked.mean(0) + 0.5) / labels.shape if len(marked) else np.full(self.plan.dims, 0.5)
         corner = []
-        for axis, n in enumerate(grid.prepared_shape):
+        for axis, n in enumerate(image.shape[1:]):
             middle = round(share[axis] * n) + windows.before[axis]
             room = windows.padded[axis] - windows.size[axis]
             corner.append(min(max(middle - windows.size[axis] // 2, 0), room))

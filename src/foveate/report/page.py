@@ -65,6 +65,7 @@ def write_report(
     command: str = "",
     provenance: Mapping[str, Any] | None = None,
     confusion: Sequence[Mapping[str, Any]] = (),
+    attention: View | None = None,
 ) -> Path:
     """Write the page and return its path; all text is escaped and nothing is loaded from elsewhere.
 
@@ -73,7 +74,8 @@ def write_report(
     is shown below X. curves: name of a run -> records of its log.jsonl (step, loss, learning_rate, dice).
     cases: shown worst Dice first, those without a Dice last. classes: names of the label values 1, 2, ...,
     or name -> value or values. provenance: data hashes, versions, seed and so on. confusion: a row for each class,
-    how often cases of it got each answer.
+    how often cases of it got each answer. attention: maps of a network's attention blocks over a case, named by the
+    title.
 
     Raises OSError or DiskFull when the file cannot be written; an earlier one is then still there.
     """
@@ -92,6 +94,7 @@ def write_report(
         volumes=any(case.image.ndim == 3 for case in cases),
         marked=any(case.affine is not None for case in cases),
         cases=[_case(case, values) for case in _worst_first(cases)],
+        attention=None if attention is None else {"title": attention.title, "source": _data_url(attention)},
         command=command,
         provenance=list(_flat(provenance or {})),
     )

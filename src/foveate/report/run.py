@@ -37,27 +37,23 @@ def write_run_report(
     prepared: PreparedCohort,
     split: Split,
     held: np.ndarray | None = None,
+    attention: View | None = None,
 ) -> Path:
     """Write ``run/report.html`` from the run's records and predictions on prepared scans; returns its path.
 
     Held-back cases are shown where there are some; else a few training and unlabelled cases, marked as such, whose
     pictures show that training worked and not how well the model does on new scans. predictor: None after
     pre-training, which leaves nothing to predict with. held: logits ``[N, K]`` of the cases of validation, where an
-    image has one answer.
+    image has one answer. attention: maps of one of the cases shown, its title saying which, if the network has any.
     """
     records = read_log(run)
     provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
     notes = list(split.notes)
-    shown = []
+    shown = pictured(split) if predictor else []
     if predictor is None:
         notes.append("This run was pre-training: it labels no scan. Train from it with --init.")
-    elif split.validation:
-        shown = [(name, "held back: not used in training") for name in split.validation[:PICTURES]]
-    else:
+    elif not split.validation:
         notes.append("The scans below were part of the training. How good the model is on new scans is not known yet.")
-        half = PICTURES // 2
-        shown = [(name, "labelled: used in training") for name in split.train[:half]]
-        shown += [(name, "unlabelled: its label was not known") for name in split.unlabelled[:half]]
     summary = {
         "labelled": len(split.train),
         "unlabelled": len(split.unlabelled),
@@ -95,9 +91,19 @@ def write_run_report(
         cases=cases,
         classes=plan.classes if plan.task == "segmentation" else {},
         confusion=table,
+        attention=attention,
         command=" ".join(provenance["command"]),
         provenance={"seed": provenance["seed"], "cases": known, **provenance["versions"]},
     )
+
+
+def pictured(split: Split) -> list[tuple[str, str]]:
+    """The cases that the page shows: (id, what it was to the training)."""
+    if split.validation:
+        return [(name, "held back: not used in training") for name in split.validation[:PICTURES]]
+    half = PICTURES // 2
+    shown = [(name, "labelled: used in training") for name in split.train[:half]]
+    return shown + [(name, "unlabelled: its label was not known") for name in split.unlabelled[:half]]
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

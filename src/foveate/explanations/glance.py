@@ -1,0 +1,55 @@
+"""The attention of every block in one window of a prepared case: a picture for the page of a training run, no check."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from foveate.batches.cache import PreparedCase
+from foveate.explanations.image_maps import ImageExplainer
+from foveate.explanations.maps import Explainer
+from foveate.explanations.pictures import Panel, best_cut, overview
+from foveate.explanations.whole import answer_lines
+from foveate.predict.predictor import Predictor
+from foveate.predict.whole import WholePredictor
+
+_COLUMNS = 3  # of panels: the page is about as wide
+
+
+def attention_picture(predictor: Predictor | WholePredictor, case: PreparedCase) -> bytes | None:
+    """PNG: the window around what the label marks with the prediction, and every map over it; None without a map.
+
+    One forward pass of one window; of whole images also those of the answer, which is averaged over mirrorings.
+    """
+    image = np.array(case.image, np.float32)
+    members: dict[str, tuple[int, ...]] = {}
+    explainer: Explainer
+    if isinstance(predictor, Predictor):
+        members = {k: v if isinstance(v, tuple) else (v,) for k, v in predictor.plan.classes.items()}
+        values = [value for group in members.values() for value in group]
+        marked = np.zeros(image.shape[1:], bool) if case.label is None else np.isin(case.label, values)
+        x = predictor.patch_prepared(torch.from_numpy(image), marked)
+        explainer = Explainer(predictor.network, predictor.task, predictor.answer)
+        maps, logits = explainer.attention(x)
+        labels, _ = predictor.tidy(predictor.task.decode(logits)[0].cpu().numpy())
+        lines = ["Prediction", "in this window alone"]
+    else:
+        values = []
+        x = predictor.place(image)[None].to(predictor.device)
+        explainer = ImageExplainer(predictor.network, predictor.task, predictor.answer)
+        maps, _ = explainer.attention(x)
+        labels = np.zeros(x.shape[2:], np.uint8)
+        lines = answer_lines(predictor.task, predictor.task.answers(predictor.logits([image]))[0])
+    window = x[0].cpu().numpy()
+    shown = {name: found[0, 0].cpu().numpy() for name, found in maps.items() if name.applies(window)}
+    if not shown:
+        return None
+    # Prepared volumes lie in canonical orientation, so their affine is the spacing alone.
+    affine = np.diag([*case.spacing, 1.0]) if window.ndim == 4 else None
+    cut = best_cut(np.isin(labels, values), case.spacing, affine)
+    cut = replace(cut, title=cut.title.split(",")[0])  # the slice is counted in the window, which nobody else knows
+    channel = next(channel for channel in window if not np.isnan(channel).any())  # the first modality may be missing
+    panels = [Panel(cut.of(found), name.title) for name, found in shown.items()]
+    return overview(case.id, cut.of(channel), cut.of(labels), members, cut, panels, lines, _COLUMNS)
