@@ -33,6 +33,7 @@ def attention_picture(predictor: Predictor | WholePredictor, case: PreparedCase)
         x = predictor.patch_prepared(torch.from_numpy(image), marked)
         explainer = Explainer(predictor.network, predictor.task, predictor.answer)
         maps, logits = explainer.attention(x)
+        inside = tuple(slice(n) for n in x.shape[2:])
         labels, _ = predictor.tidy(predictor.task.decode(logits)[0].cpu().numpy())
         lines = ["Prediction", "in this window alone"]
     else:
@@ -40,10 +41,11 @@ def attention_picture(predictor: Predictor | WholePredictor, case: PreparedCase)
         x = predictor.place(image)[None].to(predictor.device)
         explainer = ImageExplainer(predictor.network, predictor.task, predictor.answer)
         maps, _ = explainer.attention(x)
-        labels = np.zeros(x.shape[2:], np.uint8)
+        _, inside = predictor.overlap(image.shape[1:])  # the rest of the patch is padding
+        labels = np.zeros(x.shape[2:], np.uint8)[inside]
         lines = answer_lines(predictor.task, predictor.task.answers(predictor.logits([image]))[0])
-    window = x[0].cpu().numpy()
-    shown = {name: found[0, 0].cpu().numpy() for name, found in maps.items() if name.applies(window)}
+    window = x[0].cpu().numpy()[(slice(None), *inside)]
+    shown = {name: found[0, 0].cpu().numpy()[inside] for name, found in maps.items() if name.applies(window)}
     if not shown:
         return None
     # Prepared volumes lie in canonical orientation, so their affine is the spacing alone.

@@ -16,11 +16,12 @@ from foveate.explanations.randomise import Verdict
 from foveate.figures import png_bytes
 from foveate.report.pictures import Cut, colours, cuts, intensity_window, mark_sides, outline
 
-# In inches: side of a panel's field, its heading, room for the colour bar and between panels.
-_SIDE, _HEAD, _BAR, _GAP = 2.3, 0.72, 0.62, 0.14
+# In inches: side of a panel's field, a line of its heading, room for the colour bar and between panels.
+_SIDE, _LINE, _BAR, _GAP = 2.3, 0.13, 0.62, 0.14
 _MOST_COLUMNS, _DPI = 5, 120
 _VEIL = 0.65  # opacity of a map over the scan: where it lies has to be seen, and how strong it is
-_VERDICTS: dict[Verdict | Literal["missing"], tuple[str, str]] = {
+Said = Verdict | Literal["missing"]  # of a map in a picture: its verdict, or that the scan lacks what it is of
+_VERDICTS: dict[Said, tuple[str, str]] = {
     "passes": ("passes the randomisation check", "#1d6b3a"),
     "fails": ("FAILS the randomisation check", "#b3261e"),
     "empty": ("not checked: one value in the patch", "#6a5a00"),
@@ -38,7 +39,7 @@ class Panel:
 
     values: np.ndarray
     title: str
-    verdict: Verdict | Literal["missing"] | None = None
+    verdict: Said | None = None
     signed: bool = False
 
 
@@ -66,13 +67,18 @@ def overview(
     scale = _SIDE / max(height, width)
     # A long, thin slice still needs room for its heading and colour bar.
     field = max(width * scale, 0.5 * _SIDE), max(height * scale, 0.5 * _SIDE)
-    cell = field[0] + _BAR + _GAP, field[1] + _HEAD + _GAP
+    characters = _characters(field[0] + _BAR + _GAP)
+    headings = [[_shorten(line, characters) for line in answer]]
+    headings += [_wrap(panel.title, characters)[:4] for panel in panels]
+    said = max(map(len, headings)) + any(panel.verdict is not None for panel in panels)
+    cell = field[0] + _BAR + _GAP, field[1] + 0.07 + _LINE * said + _GAP
     columns = min(len(panels) + 1, most_columns, max(2, math.ceil(math.sqrt(1.5 * (len(panels) + 1)))))
     rows = math.ceil((len(panels) + 1) / columns)
     top, bottom = 0.45, 0.34
     size = max(columns * cell[0] + _GAP, 4.0), rows * cell[1] + top + bottom
     figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
-    heading = f"{_shorten(title, int(size[0] * 9) - len(cut.title) - 3)} – {cut.title}"
+    place = "" if cut.axis is None else f" – {cut.title}"  # a picture has no other slice
+    heading = _shorten(title, int(size[0] * 9) - len(place)) + place
     figure.text(_GAP / size[0], 1 - 0.5 * top / size[1], heading, fontsize=11, weight="bold", va="center")
     values, shades = list(classes.values()), colours(len(classes))
     for number in range(len(panels) + 1):
@@ -84,22 +90,21 @@ def overview(
         _draw_scan(axes, image, cut.aspect)
         if panel is None:
             mark_sides(axes, cut.marks)
-            fitting = [_shorten(line, _characters(cell[0])) for line in answer]
-            lines, verdict, ink = fitting, "", "black"
+            verdict, ink = "", "black"
         else:
             bar = (left + field[0] + 0.06) / size[0], low / size[1], 0.09 / size[0], field[1] / size[1]
             _draw_map(figure, axes, panel, cut.aspect, bar)
-            lines = _wrap(panel.title, _characters(cell[0]))[:4]
             verdict, ink = _VERDICTS[panel.verdict] if panel.verdict else ("", "black")
         for members, shade in zip(values, shades, strict=True):
             outline(axes, np.isin(labels, members), shade, "solid", 1.1, 3)
         axes.set(xlim=(-1, image.shape[1]), ylim=(image.shape[0], -1))  # outlines may run along the border
         base = low + field[1] + 0.05
+        lines = headings[number]
         for at, line in enumerate(reversed([*lines, verdict] if verdict else lines)):
-            said = bool(verdict) and at == 0
-            place = left / size[0], (base + 0.13 * at) / size[1]
-            weight = "bold" if said and panel is not None and panel.verdict == "fails" else "normal"
-            figure.text(*place, line, fontsize=7.5, color=ink if said else "black", weight=weight, va="bottom")
+            judges = bool(verdict) and at == 0
+            x, y = left / size[0], (base + _LINE * at) / size[1]
+            weight = "bold" if judges and panel is not None and panel.verdict == "fails" else "normal"
+            figure.text(x, y, line, fontsize=7.5, color=ink if judges else "black", weight=weight, va="bottom")
     _legend(figure, dict(zip(classes, shades, strict=True)))
     return png_bytes(figure)
 

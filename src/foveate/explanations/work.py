@@ -19,7 +19,7 @@ from torch import Tensor
 import foveate
 from foveate.cohort.cohort import Case
 from foveate.explanations.maps import Explainer, MapName
-from foveate.explanations.pictures import Panel, best_cut, overview
+from foveate.explanations.pictures import Panel, Said, best_cut, overview
 from foveate.explanations.randomise import DRAWS, SURVIVES, Check, check_maps
 from foveate.files import write_atomic
 from foveate.io import write_label, write_map
@@ -96,7 +96,7 @@ class Work:
                 file = f"{self.files[name]}{map_suffix}"
                 write_map(folder / file, values, volume)
                 signed = name.kind == "evidence"
-                verdict = self.checks[name].verdict if name.applies(volume.array) else "missing"
+                verdict: Said = self.checks[name].verdict if name.applies(volume.array) else "missing"
                 panels.append(Panel(cut.of(values), name.title, verdict, signed))
                 written.append({"map": self.files[name], "file": f"{case.id}/{file}", "highest": float(values.max())})
         record = {"case": case.id, **shown.record, "maps": written}

@@ -66,7 +66,7 @@ class WholePredictor(Answering[Classification | Regression]):
         image, grid = prepare_volume(volume, self.plan)
         x = self.place(image.numpy())[None].to(self.device)
         found = torch.stack([forward(x.flip(axes)).flip(axes) for axes in self._flips(self.plan.mirror_axes)]).mean(0)
-        here, there = self._overlap(grid.prepared_shape)
+        here, there = self.overlap(grid.prepared_shape)
         maps = torch.zeros(found.shape[1], *grid.prepared_shape)
         maps[(slice(None), *here)] = found[0][(slice(None), *there)].cpu()
         out = np.zeros((len(maps), *grid.original_shape), np.float32)
@@ -76,11 +76,11 @@ class WholePredictor(Answering[Classification | Regression]):
     def place(self, image: np.ndarray) -> Tensor:
         """The image in the middle of a patch, ``[C, *patch]`` float32: padded with zeros as in training, or cut."""
         out = torch.zeros(len(image), *self.plan.patch)
-        here, there = self._overlap(image.shape[1:])
+        here, there = self.overlap(image.shape[1:])
         out[(slice(None), *there)] = torch.from_numpy(np.array(image[(slice(None), *here)], np.float32))
         return out
 
-    def _overlap(self, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    def overlap(self, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         """The part of an image of this shape that lies in the patch, and where in the patch it lies."""
         here, there = [], []
         for n, p in zip(shape, self.plan.patch, strict=True):
