@@ -39,7 +39,7 @@ def attention_picture(predictor: Predictor | WholePredictor, case: PreparedCase)
     else:
         values = []
         x = predictor.place(image)[None].to(predictor.device)
-        explainer = ImageExplainer(predictor.network, predictor.task, predictor.answer)
+        explainer = ImageExplainer(predictor.network, predictor.task, predictor.answer)  # type: ignore[arg-type]
         maps, _ = explainer.attention(x)
         _, inside = predictor.overlap(image.shape[1:])  # the rest of the patch is padding
         labels = np.zeros(x.shape[2:], np.uint8)[inside]
