@@ -117,4 +117,8 @@ def explain_out_of_memory(fabric: Fabric, plan: Plan, step: Callable[[Plan], obj
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error is Python's or torch's way of saying that memory ran out, on a GPU or a CPU."""
     text = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text or "out of memory" in text
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or "can't allocate memory" in text
+        or "out of memory" in text
+    )
