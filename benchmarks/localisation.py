@@ -1,6 +1,7 @@
 """Where an answer comes from, when only whole images were labelled: lesions planted into real scans.
 
-    python benchmarks/localisation.py [--data DIR] [--minutes 4 | --steps N] [--size 128] [--seed 0] [--write SECTION]
+    python benchmarks/localisation.py [--data DIR] [--minutes 4 | --steps N] [--size 128] [--seed 0]
+        [--set KEY=VALUE ...] [--write SECTION]
 
 The network learns from scans without and with a lesion of soft edge and texture (planted.py), each scan once with one
 and once without. It is told which have one, and not where. Pictures: those of brain_tumour/no_tumor; volumes: a folder
@@ -153,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--scored", type=int, default=SCORED)
     parser.add_argument("--choosing", type=int, default=CHOOSING)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the training")
     parser.add_argument("--run", type=Path, help="keep the run here")
     parser.add_argument("--write", metavar="SECTION", help="put the table into this section of docs/benchmarks.md")
     given = parser.parse_args(arguments)
@@ -175,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
             device="cpu",
             seed=given.seed,
             quiet=True,
+            set=given.set,
             **bound,  # type: ignore[arg-type]
         )
         predictor = foveate.load(run, device="cpu")
@@ -183,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     options = [f"--{name} {value:g}" for name, value in bound.items()]
     options += [f"--size {given.size}"] if given.size != parser.get_default("size") else []
     options += [f"--seed {given.seed}"] if given.seed else []
+    options += [f"--set {' '.join(given.set)}"] if given.set else []
     table = markdown_table(["", "evidence map", "random place", "middle"], rows)
     sizes = f"mean radius {RADIUS[0]:.0%} to {RADIUS[1]:.0%} of the longest side"
     contrast = f"{CONTRAST[0]:g} to {CONTRAST[1]:g} deviations of the head brighter"
