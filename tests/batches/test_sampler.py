@@ -193,6 +193,25 @@ def test_a_scan_that_cannot_be_read_is_named(tmp_path, harm):
         sampler(cohort, plan).read(0, 1, 0)
 
 
+def test_unlabelled_patches_lie_where_labelled_ones_do(tmp_path):
+    """Relative to the whole scan: else they would show a structure less often than the patches that have its label."""
+    plan = tiny_plan(2)  # patches of 16 x 16
+    labels = np.zeros((80, 80), np.uint8)
+    labels[10:14, 60:64] = 1
+    twice = np.repeat(np.repeat(labels, 2, 0), 3, 1).astype(np.float32)
+    cases = {
+        "L0": prepared_case(tmp_path, "L0", labels.astype(np.float32)[None], labels),
+        "U0": prepared_case(tmp_path, "U0", twice[None], None),
+    }
+    source = sampler(PreparedCohort(cases), plan)
+    batches = [draw(source, step, 1, 1) for step in range(200)]
+    labelled, unlabelled = (
+        [bool(x.amax() > 0.5) for x in images] for images in zip(*[(b.images, b.weak) for b in batches], strict=True)
+    )
+    assert np.mean(labelled) == pytest.approx(0.5, abs=0.12)
+    assert np.mean(unlabelled) == pytest.approx(np.mean(labelled), abs=0.12)
+
+
 def test_prepared_cases_are_opened_once(tmp_path):
     plan = tiny_plan(2)
     cohort = toy_cohort(tmp_path, plan, labelled=1)

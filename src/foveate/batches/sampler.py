@@ -190,7 +190,7 @@ class Sampler:
         for i, name in enumerate(ids):
             try:
                 case = source[name]
-                centre = _centre(case, self.plan, random, with_labels)
+                centre = _centre(case, self.plan, random, case if with_labels else self._guide(random))
                 here, there = _overlap(centre, case.shape, self.region)
                 if with_images:
                     images[i][(slice(None), *there)] = case.image[(slice(None), *here)]
@@ -203,6 +203,10 @@ class Sampler:
                 ) from error
         return Regions(torch.from_numpy(images), self.labels.stack(labels, self.plan) if with_labels else None, ids)
 
+    def _guide(self, random: np.random.Generator) -> PreparedCase | None:
+        """A labelled scan, if there is any, to say where in an unlabelled one a structure may lie."""
+        return self.cohort[self.labelled[random.integers(len(self.labelled))]] if self.labelled else None
+
 
 def _choose(ids: list[str], count: int, random: np.random.Generator) -> list[str]:
     """``count`` ids, without repeats as long as there are enough."""
@@ -212,14 +216,18 @@ def _choose(ids: list[str], count: int, random: np.random.Generator) -> list[str
     return chosen
 
 
-def _centre(case: PreparedCase, plan: Plan, random: np.random.Generator, with_label: bool) -> list[int]:
+def _centre(case: PreparedCase, plan: Plan, random: np.random.Generator, guide: PreparedCase | None) -> list[int]:
+    """guide: its label says where the foreground is: the case itself, or another one for a case without a label, whose
+    patches are taken from the same places of the whole. Else they would show far less of what is to be learnt than the
+    labelled ones, and teach how seldom it is."""
     shape, patch = case.shape, plan.patch
     if plan.whole:
         return [n // 2 for n in shape]
     wanted = [random.integers(0, n) for n in shape]
-    if with_label and case.voxels and random.random() < FOREGROUND:
-        coordinates = list(case.voxels.values())[random.integers(len(case.voxels))]
-        wanted = list(coordinates[random.integers(len(coordinates))])
+    if guide and guide.voxels and random.random() < FOREGROUND:
+        coordinates = list(guide.voxels.values())[random.integers(len(guide.voxels))]
+        place = coordinates[random.integers(len(coordinates))]
+        wanted = [int(c) * n // m for c, n, m in zip(place, shape, guide.shape, strict=True)]
     # A patch stays inside the scan; a scan smaller than the patch lies in its middle.
     return [
         n // 2 if n <= p else int(np.clip(c, p // 2, n - p + p // 2))
