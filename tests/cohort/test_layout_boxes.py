@@ -108,6 +108,11 @@ def test_coco_is_read_and_its_unknown_images_are_refused(tmp_path: Path) -> None
     data["images"].append({"id": 7, "file_name": "p7.png"})
     (root / "annotations.json").write_text(json.dumps(data))
     assert ("annotations.json", "p7.png", "refuse") in said(check(root))
+    one = data["annotations"][0]
+    data["annotations"] += [one | {"id": 8, "image_id": 99}, one | {"id": 9, "category_id": 99}]
+    (root / "annotations.json").write_text(json.dumps(data))
+    every = {(file, field) for file, field, _ in said(check(root))}
+    assert {("annotations.json", field) for field in ("p7.png", "annotation 8", "annotation 9")} <= every
 
 
 def test_masks_give_boxes_where_detection_is_asked_for(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ a millisecond), so threads fetch ahead; there are no worker processes that could
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -106,6 +107,12 @@ class Sampler:
         self.round = 0
         self.labels = LABELS[plan.task]
         self.region = region_of(plan)
+
+    def by(self, plan: Plan) -> Sampler:
+        """The same by a plan of another batch or patch."""
+        other = copy.copy(self)
+        other.plan, other.region = plan, region_of(plan)
+        return other
 
     def read(self, step: int, labelled: int, unlabelled: int) -> tuple[Regions, Regions]:
         """The host part of a batch: which cases, and the regions cut out of them. Thread-safe."""
@@ -223,7 +230,7 @@ def _centre(case: PreparedCase, plan: Plan, random: np.random.Generator, guide: 
     shape, patch = case.shape, plan.patch
     if plan.whole:
         return [n // 2 for n in shape]
-    wanted = [random.integers(0, n) for n in shape]
+    wanted = [int(random.integers(0, n)) for n in shape]
     if guide and guide.voxels and random.random() < FOREGROUND:
         coordinates = list(guide.voxels.values())[random.integers(len(guide.voxels))]
         place = coordinates[random.integers(len(coordinates))]

@@ -70,11 +70,11 @@ def read_voc(path: Path) -> Annotation:
     return Annotation(tuple(boxes), shape, tuple(problems), path)
 
 
-def read_coco(path: Path) -> dict[str, Annotation]:
+def read_coco(path: Path, apart: list[Problem] | None = None) -> dict[str, Annotation]:
     """Boxes by file name of every image that a COCO file lists; one without any is a labelled negative.
 
-    What is wrong with one entry is a problem of its image. Raises InputError when the file is no such JSON, and for
-    entries that belong to no image.
+    What is wrong with one entry is a problem of its image. apart: takes what is wrong with entries that belong to no
+    image; without it they are raised, as InputError, as is a file that is no such JSON.
     """
     data = read_json(path)
     lists = {key: data.get(key) for key in ("images", "annotations", "categories")}
@@ -109,7 +109,9 @@ def read_coco(path: Path) -> dict[str, Annotation]:
             wrong[image].append(Problem(str(path), where, f"bbox {box!r}"[:80], "[x, y, w, h] (or of 6)", REDRAW))
         else:
             boxes[image].append(Box(edges, names[kind], bool(item.get("iscrowd")), item.get("score", 1.0)))
-    if problems:
+    if apart is not None:
+        apart += problems
+    elif problems:
         raise InputError([*problems, *(problem for found in wrong.values() for problem in found)])
     return {name: Annotation(tuple(boxes[key]), shapes[key], tuple(wrong[key]), path) for key, name in files.items()}
 

@@ -46,7 +46,7 @@ def find_boxes(root: Path, data: dict[str, Any] | None) -> Cohort:
     files: dict[str, Path] = {}
     targets: dict[str, Annotation] = {}
     if (root / COCO).is_file():
-        for name, annotation in read_coco(root / COCO).items():
+        for name, annotation in read_coco(root / COCO, problems).items():
             _put(targets, case_stem(name), annotation, groups, root / COCO, name, problems)
     else:
         for file in sorted((root / VOC).glob("*.xml")):

@@ -203,11 +203,7 @@ def fit(
     if kind.learns_boxes:
         boxes = prepare_boxes(cohort, plan, prepared, cache)
         masks = prepare_masks(cohort.masks, [prepared[name] for name in donors], plan, cache)
-
-    def sampler_of(plan: Plan) -> Sampler:
-        return Sampler(prepared, plan, augment, split, settings.seed, fabric.device, takes_missing, boxes, masks)
-
-    sampler = sampler_of(plan)
+    sampler = Sampler(prepared, plan, augment, split, settings.seed, fabric.device, takes_missing, boxes, masks)
     if settings.pieces == "auto" and kind.learns_labels and isinstance(learner.task, Segmentation):
         find_pieces(learner.task, (prepared[name] for name in donors or split.train), progress)
     predictor = build_predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
@@ -224,15 +220,6 @@ def fit(
         progress.note(f"Continuing from step {checkpoint[0]}.")
     elif start:  # a run that was stopped before its first checkpoint starts once more
         progress.note(start_from(start(), learner, plan))
-
-    def a_late_step(tried: Plan) -> None:
-        """One of those of such a training that hold most: with unlabelled scans, and the optimisers' moments."""
-        other, late = assemble(fabric, tried, settings, kind), Schedule(steps=100, seconds=None)
-        late.step = 99
-        batches = sampler_of(tried)
-        batches.pseudo = sampler.pseudo
-        train_loop(fabric, other, build_optimisers(other, settings.optimiser), batches, late, settings.optimiser)
-
     try:
         train_loop(
             fabric,
@@ -246,7 +233,7 @@ def fit(
         )
     except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
-            raise explain_out_of_memory(fabric, plan, a_late_step) from error
+            raise explain_out_of_memory(fabric, plan, partial(late_step, fabric, settings, kind, sampler)) from error
         raise
     recorder.finish()
     held = None  # answers for the cases of validation
@@ -260,6 +247,15 @@ def fit(
         return
     attention = attention_view(predictor, prepared, split, progress.note)
     write_run_report(folder.path, plan, predictor, prepared, split, held, attention)
+
+
+def late_step(fabric: Fabric, settings: Config, kind: type[Method], sampler: Sampler, plan: Plan) -> None:
+    """One of the steps of such a training by another plan that hold most: with unlabelled scans, and the optimisers'
+    moments. Its weights are thrown away."""
+    method, late = assemble(fabric, plan, settings, kind), Schedule(steps=100, seconds=None)
+    late.step = 99
+    optimisers = build_optimisers(method, settings.optimiser)
+    train_loop(fabric, method, optimisers, sampler.by(plan), late, settings.optimiser)
 
 
 def find_pieces(task: Segmentation, cases: Iterable[PreparedCase], progress: TrainingProgress) -> None:
