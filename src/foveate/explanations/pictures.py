@@ -77,7 +77,7 @@ def overview(
     top, bottom = 0.45, 0.34
     size = max(columns * cell[0] + _GAP, 4.0), rows * cell[1] + top + bottom
     figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
-    place = "" if cut.axis is None else f" – {cut.title}"  # a picture has no other slice
+    place = f" – {cut.title}" if cut.title else ""
     heading = _shorten(title, int(size[0] * 9) - len(place)) + place
     figure.text(_GAP / size[0], 1 - 0.5 * top / size[1], heading, fontsize=11, weight="bold", va="center")
     values, shades = list(classes.values()), colours(len(classes))

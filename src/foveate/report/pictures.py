@@ -87,7 +87,7 @@ def cuts(
     """Axial, coronal and sagittal slice where the mask ``shown`` is largest, around all ``structures``; a picture as it
     is. Other arguments: see ``case_views``."""
     if shown.ndim == 2:
-        return [Cut("picture", 1.0, None, 1.0, None, 0, (), None)]
+        return [Cut("", 1.0, None, 1.0, None, 0, (), None)]
     if affine is not None:
         shown, structures = (_to_ras(array, affine) for array in (shown, structures))
         spacing = _ras_spacing(affine)
