@@ -22,7 +22,6 @@ from foveate.explanations.localise import Threshold
 from foveate.explanations.maps import MapName
 from foveate.explanations.whole import evidence
 from foveate.io import read_image
-from foveate.layers import at_voxels
 from foveate.networks import build_network
 from foveate.predict.whole import WholePredictor
 from foveate.tasks import build_task
@@ -42,11 +41,10 @@ def whole(dims: int, patch: tuple[int, ...], name: str = "attention_cnn", **chan
 
 
 class BrightIsEvidence(nn.Module):
-    """Two voxels from one position to the next; what is bright speaks for the first class."""
+    """What is bright speaks for the first class."""
 
-    def contributions(self, x):
-        found = x[:, :1, *(slice(None, None, 2),) * (x.ndim - 2)]
-        return torch.cat([found, 0 * found, 0 * found], 1)
+    def evidence(self, x):
+        return torch.cat([x[:, :1], 0 * x[:, :1], 0 * x[:, :1]], 1)
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
@@ -57,7 +55,7 @@ def test_evidence_adds_up_to_the_answer_averaged_over_mirrorings(exclusive: bool
     flips = model._flips(model.plan.mirror_axes)
     x = model.place(image)[None]
     with torch.no_grad():
-        maps = torch.stack([model.network.contributions(x.flip(axes)) for axes in flips]).mean(0)
+        maps = torch.stack([model.network.evidence(x.flip(axes)) for axes in flips]).mean(0)
     assert len(flips) == 4
     added = relative(maps, exclusive).flatten(2).sum(2)
     expected = relative(logits - model.network.head.bias, exclusive)
@@ -67,10 +65,10 @@ def test_evidence_adds_up_to_the_answer_averaged_over_mirrorings(exclusive: bool
 
 def test_of_exclusive_classes_what_is_said_against_the_others_decides() -> None:
     """A logit that rises in all classes alike tells none of them."""
-    contributions = torch.randn(1, 3, 4, 5)
+    evidence = torch.randn(1, 3, 4, 5)
     alike = torch.randn(1, 1, 4, 5)
-    torch.testing.assert_close(relative(contributions + alike, True), relative(contributions, True))
-    torch.testing.assert_close(relative(contributions, False), contributions)
+    torch.testing.assert_close(relative(evidence + alike, True), relative(evidence, True))
+    torch.testing.assert_close(relative(evidence, False), evidence)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -115,7 +113,7 @@ def test_every_map_of_the_explainer(dims: int) -> None:
     assert len(maps) == 1 + 3 + 6
     assert all(values.shape == (1, 1, *x.shape[2:]) for values in maps.values())
     with torch.no_grad():
-        expected = at_voxels(relative(model.network.contributions(x), True), model.network.stride)
+        expected = relative(model.network.evidence(x), True)
     torch.testing.assert_close(maps[MapName("evidence", "head", 1, "none")], expected[:, 1:2])
     attention = maps[MapName("attention", "pool")][0, 0][(slice(None, None, model.network.stride[0]),) * dims]
     torch.testing.assert_close(attention.sum(), torch.tensor(1.0))

@@ -1,12 +1,13 @@
 """The map of the attention CNN adds up to the logits, lies where the evidence is, and knows no other image."""
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from foveate.cohort.plan import ChannelPlan
 from foveate.config import AttentionSlots, NetworkConfig
 from foveate.errors import InputError
-from foveate.layers import at_voxels
 from foveate.networks.attention_cnn import AttentionCNN
 from toys import tiny_plan
 
@@ -46,8 +47,32 @@ def test_the_map_adds_up_to_the_logit(plan, bottleneck, kind, tolerance):
         assert logits.shape == (2, CLASSES)
         assert maps.shape == (2, CLASSES, *(n // s for n, s in zip(plan.patch, network.stride, strict=True)))
         assert maps.flatten(2).std(2).min() > 0
-        added = maps.flatten(2).sum(2) + network.head.bias
-        torch.testing.assert_close(added, logits, rtol=0, atol=tolerance)
+        at_voxels = network.evidence(x, m)
+        assert at_voxels.shape == (2, CLASSES, *plan.patch)
+        for shown in (maps, at_voxels):
+            added = shown.flatten(2).sum(2) + network.head.bias
+            torch.testing.assert_close(added, logits, rtol=0, atol=tolerance)
+
+
+@every_plan
+def test_what_a_position_adds_is_shared_out_as_if_every_convolution_were_a_mean(plan):
+    """By the gradient of the encoder itself, its weights all alike, without shortcuts and what is not linear."""
+    network, x = network_and_images(plan, images=1)
+    ones = torch.ones(1, 1, *x.shape[2:], dtype=torch.float64, requires_grad=True)
+    seen = ones
+    for stage in network.encoder:
+        for layer in stage[0].body:
+            if hasattr(layer, "kernel_size"):
+                run = {2: F.conv2d, 3: F.conv3d}[plan.dims]
+                kernel = torch.ones(1, 1, *layer.kernel_size, dtype=torch.float64)
+                counts = run(torch.ones_like(seen), kernel, None, layer.stride, layer.padding)
+                seen = run(seen, kernel, None, layer.stride, layer.padding) / counts.detach()
+    values = torch.randn(1, 2, *seen.shape[2:], dtype=torch.float64)
+    expected = torch.cat(
+        [torch.autograd.grad(seen, ones, values[:, k : k + 1], retain_graph=True)[0] for k in range(2)], 1
+    )
+    network.contributions = lambda *_: values
+    torch.testing.assert_close(network.evidence(x), expected)
 
 
 def test_logits_and_map_are_the_equation():
@@ -110,9 +135,11 @@ def test_a_position_lies_on_the_voxel_that_its_field_of_view_is_centred_on(plan)
     centre = (seen.amin(0) + seen.amax(0)) / 2
     values = torch.zeros(1, 1, *feature.shape)
     values[0, 0][place] = 1
-    shown = at_voxels(values, network.stride)[0, 0]
-    assert shown.shape == size
-    assert (shown == 1).nonzero().tolist() == [centre.tolist()]
+    network.contributions = lambda *_: values
+    shown = network.evidence(x)[0, 0]
+    middle = [(shown.detach().numpy() * places).sum() for places in np.indices(shown.shape)]
+    assert middle == pytest.approx(centre.tolist(), abs=1e-4)
+    assert torch.equal(shown > 0, gradient[0].abs().sum(0) > 0)
 
 
 @every_plan

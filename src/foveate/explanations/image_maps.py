@@ -19,7 +19,7 @@ from foveate.tasks import Task
 class ImageExplainer(Explainer):
     """The maps of whole images, for networks ``[B, C, *S] -> [B, K]``.
 
-    Evidence is made for networks that have ``contributions``; see ``foveate.networks.attention_cnn``.
+    Evidence is made for networks that have ``evidence``; see ``foveate.networks.attention_cnn``.
     """
 
     def regions(self, x: Tensor) -> Tensor:
@@ -32,8 +32,8 @@ class ImageExplainer(Explainer):
         """Evidence of every class, and Grad-CAM at every layer."""
         maps: dict[MapName, Tensor] = {}
         names = class_names(self.task)
-        if hasattr(self.network, "contributions"):
-            evidence = relative(self.network.contributions(x).float(), self.task.exclusive)  # type: ignore[operator]
+        if hasattr(self.network, "evidence"):
+            evidence = relative(self.network.evidence(x).float(), self.task.exclusive)  # type: ignore[operator]
             for channel, of in enumerate(names):
                 maps[MapName("evidence", "head", channel, of)] = evidence[:, channel : channel + 1].detach()
         for channel, of in enumerate(names):
@@ -50,9 +50,9 @@ def class_names(task: Task) -> list[str]:
     return list(task.classes) or ["value"]
 
 
-def relative(contributions: Tensor, exclusive: bool) -> Tensor:
-    """What speaks for each class ``[B, K, *s]``: against the others, where classes exclude each other."""
-    return contributions - contributions.mean(1, keepdim=True) if exclusive else contributions
+def relative(evidence: Tensor, exclusive: bool) -> Tensor:
+    """What speaks for each class ``[B, K, *S]``: against the others, where classes exclude each other."""
+    return evidence - evidence.mean(1, keepdim=True) if exclusive else evidence
 
 
 def strides(size: Sequence[int], feature: Tensor) -> list[int]:

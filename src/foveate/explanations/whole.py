@@ -14,14 +14,13 @@ from torch import Tensor
 
 from foveate.cohort.cohort import Case
 from foveate.errors import InputError, refuse
-from foveate.explanations.image_maps import ImageExplainer, class_names, relative, strides
+from foveate.explanations.image_maps import ImageExplainer, class_names, relative
 from foveate.explanations.localise import Threshold, boxes
 from foveate.explanations.maps import MapName
 from foveate.explanations.work import Shown, Work, stacked
 from foveate.io import read_label, write_label
 from foveate.io.files import grid_difference
 from foveate.io.volume import Volume
-from foveate.layers import at_voxels
 from foveate.predict.whole import WholePredictor
 from foveate.tasks import Classification, Regression
 from foveate.text import closest
@@ -35,13 +34,13 @@ NO_EVIDENCE = (
 def evidence(predictor: WholePredictor, volume: Volume, of: str) -> np.ndarray:
     """For a class (``value`` of regression) on the scan's own grid: float32 ``[*S]``. See ``image_maps``.
 
-    The predictor's network must have ``contributions``. Raises InputError when the volume does not fit the model.
+    The predictor's network must have ``evidence``. Raises InputError when the volume does not fit the model.
     """
     channel, network = class_names(predictor.task).index(of), predictor.network
 
     def forward(x: Tensor) -> Tensor:
-        found = relative(network.contributions(x).float(), predictor.task.exclusive)  # type: ignore[operator]
-        return at_voxels(found[:, channel : channel + 1], strides(x.shape[2:], found))
+        found = relative(network.evidence(x).float(), predictor.task.exclusive)  # type: ignore[operator]
+        return found[:, channel : channel + 1]
 
     found: np.ndarray = predictor.maps(volume, forward)[0]
     return found
@@ -72,7 +71,7 @@ class WholeWork(Work):
     ) -> None:
         super().__init__(predictor, folder, layers)
         names = class_names(predictor.task)
-        self.evident = hasattr(predictor.network, "contributions")
+        self.evident = hasattr(predictor.network, "evidence")
         if of is not None and of not in names:
             raise refuse("explain", "of", of, f"one of {', '.join(names)}", closest(of, names))
         if not self.evident:

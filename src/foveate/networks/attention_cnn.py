@@ -3,8 +3,10 @@
 Sources: Ilse et al., "Attention-based Deep Multiple Instance Learning", ICML 2018, eq. 7-9 (gated attention over a bag,
 here of positions); Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, eq. 2 (a linear
 head on pooled features is a sum over positions); Brendel & Bethge, "Approximating CNNs with Bag-of-local-Features
-Models", ICLR 2019 (positions that see little); Ioffe & Szegedy, ICML 2015 (batch normalisation); Vaswani et al.,
-NeurIPS 2017 (attention among positions, as any block of ``ATTENTION`` in the slot ``bottleneck``).
+Models", ICLR 2019 (positions that see little); Luo et al., "Understanding the Effective Receptive Field in Deep
+Convolutional Neural Networks", NeurIPS 2016 (of what a position sees, the middle counts most); Ioffe & Szegedy, ICML
+2015 (batch normalisation); Vaswani et al., NeurIPS 2017 (attention among positions, as any block of ``ATTENTION`` in
+the slot ``bottleneck``).
 
 Departures: the instances are positions of one feature map, not patches that are encoded one by one, and one pass gives
 all; classes share one attention, and their weights tell them apart; the encoder has the U-Net's widths, strides and
@@ -17,8 +19,10 @@ convolution that looks at neighbours, not two: positions that saw 23 voxels answ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveate.cohort.plan import Plan
@@ -95,6 +99,31 @@ class AttentionCNN(Classifier):
         weights: Tensor = self.pool.attention(feature, mask)
         return weights * (feature.movedim(1, -1) @ self.head.weight.mT).movedim(-1, 1)
 
+    def evidence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The same at voxels, ``[B, K, *S]``: what each position adds is shared out over the voxels that it sees, so
+        that their sum is the logit less its bias as well. A position that answers for what lies beside its middle, and
+        others for it from the other sides, then point at what they all see.
+        """
+        values = self.contributions(x, mask)
+        looks = [layer for stage in self.encoder for layer in stage[0].body if hasattr(layer, "kernel_size")]  # type: ignore[index]
+        for axis, n in enumerate(x.shape[2:]):
+            layers = [(layer.kernel_size[axis], layer.stride[axis]) for layer in looks]
+            field = field_of_view(torch.eye(n, dtype=values.dtype, device=values.device), layers)
+            values = (values.movedim(2 + axis, -1) @ field).movedim(-1, 2 + axis)
+        return values
+
     def _centres(self, mask: Tensor | None) -> Tensor | None:
         """Whether the voxel that a position is centred on may be attended to, ``[B, *S] -> [B, *S / stride]``."""
         return mask if mask is None else mask[:, *(slice(None, None, step) for step in self.stride)]
+
+
+def field_of_view(voxels: Tensor, layers: Sequence[tuple[int, int]]) -> Tensor:
+    """How much of what each position says comes from each voxel of an axis, ``[positions, N]``: rows that sum to 1.
+
+    voxels: the unit matrix ``[N, N]``. layers: (kernel, stride) of convolutions with "same" padding, each taken for a
+    mean over its kernel, as it is on average before it has learnt anything.
+    """
+    seen = voxels
+    for kernel, stride in layers:
+        seen = F.avg_pool1d(seen, kernel, stride, kernel // 2, count_include_pad=False)
+    return seen.mT
