@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--choosing", type=int, default=CHOOSING)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the training")
-    parser.add_argument("--run", type=Path, help="keep the run here")
+    parser.add_argument("--run", type=Path, help="keep the run here, and score one that is here")
     parser.add_argument("--write", metavar="SECTION", help="put the table into this section of docs/benchmarks.md")
     given = parser.parse_args(arguments)
     folder = given.data / "images" if (given.data / "images").is_dir() else given.data
@@ -169,17 +169,18 @@ def main(arguments: Sequence[str] | None = None) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         write_dataset(Path(temporary) / "data", teaching)
         run = given.run or Path(temporary) / "run"
-        foveate.train(
-            Path(temporary) / "data",
-            run,
-            task="classification",
-            network="attention_cnn",
-            device="cpu",
-            seed=given.seed,
-            quiet=True,
-            set=given.set,
-            **bound,  # type: ignore[arg-type]
-        )
+        if not (run / "model").exists():
+            foveate.train(
+                Path(temporary) / "data",
+                run,
+                task="classification",
+                network="attention_cnn",
+                device="cpu",
+                seed=given.seed,
+                quiet=True,
+                set=given.set,
+                **bound,  # type: ignore[arg-type]
+            )
         predictor = foveate.load(run, device="cpu")
         assert isinstance(predictor, WholePredictor)
         rows, said = compare(predictor, choosing, scored)
