@@ -82,8 +82,8 @@ bench-modalities: $(READY)
 
 bench-localisation: $(READY)
 	for seed in 0 1 2; do \
-		$(BIN)/python benchmarks/localisation.py --steps 3000 --size 96 --seed $$seed --write localisation-$$seed \
-		|| exit 1; done
+		$(BIN)/python benchmarks/localisation.py --steps 9000 --size 96 --seed $$seed --write localisation-$$seed \
+		--set "augment.mirror=[0,1]" augment.rotation_degrees=180 || exit 1; done
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache src/*.egg-info

@@ -57,8 +57,8 @@ class MethodConfig(Strict):
     unlabelled_weight: weight of the unlabelled loss once ramped up, 0 makes every method supervised; none: the method's
     own.
     unlabelled_share: share of a batch's images that are unlabelled once these teach; none: the method's own.
-    start: fraction of training before unlabelled scans enter; none: the method's own. ramp: fraction over which their
-    weight grows.
+    start: fraction of training before unlabelled scans enter; none: the method's own, and not before the labelled
+    ones have been shown often. ramp: fraction over which their weight grows.
     confidence: a voxel teaches only where the teacher's highest probability reaches this value; none: the method's own.
     gibbs_steps, persistent: of deep_belief alone: steps of a chain, and whether it goes on from the last step's end.
     box_weight, critic_weight, paired_masks: of adversarial_constraint alone: weight of what the boxes demand and of

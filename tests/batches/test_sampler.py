@@ -193,6 +193,18 @@ def test_a_scan_that_cannot_be_read_is_named(tmp_path, harm):
         sampler(cohort, plan).read(0, 1, 0)
 
 
+def test_how_often_every_place_of_the_labelled_scans_is_shown(tmp_path):
+    plan = tiny_plan(2)  # batches of 4 patches of 16 x 16
+    cases = {
+        "small": prepared_case(tmp_path, "small", np.zeros((1, 8, 8), np.float32), np.ones((8, 8), np.uint8)),
+        "large": prepared_case(tmp_path, "large", np.zeros((1, 48, 16), np.float32), np.ones((48, 16), np.uint8)),
+        "other": prepared_case(tmp_path, "other", np.zeros((1, 99, 99), np.float32), None),
+    }
+    source = sampler(PreparedCohort(cases), plan)
+    assert source.views(10) == pytest.approx(10 * plan.batch / (1 + 3))
+    assert source.by(plan.model_copy(update={"patch": (48, 16)})).views(10) == pytest.approx(10 * plan.batch / 2)
+
+
 def test_unlabelled_patches_lie_where_labelled_ones_do(tmp_path):
     """Relative to the whole scan: else they would show a structure less often than the patches that have its label."""
     plan = tiny_plan(2)  # patches of 16 x 16

@@ -1,5 +1,7 @@
 """The loop minimises what a method says, one player after the other, and stops when numbers stop being numbers."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from foveate.engine.loop import read_ahead, train_loop, train_step
 from foveate.engine.schedule import Schedule
 from foveate.errors import FoveateError
 from foveate.methods import METHODS, Method, Supervised
+from foveate.methods.method import ENOUGH
 from foveate.networks import build_network
 from foveate.tasks import build_task
 from toys import STILL, prepared_case, pseudo_labels, tiny_plan, toy_cohort
@@ -138,6 +141,22 @@ def test_few_unlabelled_scans_take_their_share_of_a_batch_and_no_more(tmp_path):
     method = build(METHODS["mean_teacher"], start=0.0, ramp=0.0)
     batch = next(iter(read_ahead(source, method, Schedule(2, None))))
     assert (len(batch.images), len(batch.weak)) == (3, 1)
+
+
+def test_unlabelled_scans_teach_once_the_labelled_ones_have_been_shown_often(tmp_path):
+    source = sampler(toy_cohort(tmp_path, PLAN))
+    places = PLAN.batch / source.views(1)
+    begin = math.ceil(ENOUGH * places / PLAN.batch)  # the step by which they have been shown so often
+    method, schedule, first = build(METHODS["mean_teacher"]), Schedule(2 * begin, None), None
+    for batch in read_ahead(source, method, schedule):
+        if len(batch.weak):
+            first = schedule.step
+            break
+        schedule.stepped(0.0)
+    assert first == pytest.approx(begin, abs=1)
+    short = read_ahead(source, method, Schedule(begin // 2, None))
+    assert not len(next(short).weak)
+    assert method.weight(1.0) == 0
 
 
 # --- players

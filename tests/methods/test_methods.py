@@ -14,6 +14,7 @@ from foveate.config import AugmentConfig, MethodConfig, NetworkConfig, Optimiser
 from foveate.engine.loop import train_loop
 from foveate.engine.schedule import Schedule
 from foveate.methods import METHODS, Supervised
+from foveate.methods.method import ENOUGH
 from foveate.networks import build_network
 from foveate.networks.unet import Decoder
 from foveate.tasks import build_task
@@ -309,6 +310,21 @@ def test_no_unlabelled_image_is_left_without_a_partner_to_paste_into():
 def test_a_handful_of_unlabelled_images_is_not_shown_more_often_than_labelled_ones():
     method = build("mean_teacher", start=0.0, ramp=0.0)
     assert [method.shares(8, 1.0, pool) for pool in (0.9, 0.5, 0.3, 0.01)] == [(4, 4), (4, 4), (6, 2), (7, 1)]
+
+
+def test_unlabelled_images_wait_until_the_labelled_ones_have_been_shown_often():
+    method = build("mean_teacher")
+    method.views = 4 * ENOUGH
+    assert [method.weight(progress) > 0 for progress in (0.2, 0.24, 0.25)] == [False, False, True]
+    method.views = 1000 * ENOUGH
+    assert method.begins == method.start == 0.2
+    method.views = 0.5 * ENOUGH
+    assert method.weight(1.0) == 0
+    assert method.shares(8, 1.0) == (8, 0)
+    asked, pretraining = build("mean_teacher", start=0.3), build("masked_autoencoder")
+    for other in (asked, pretraining):
+        other.views = 1.0
+    assert (asked.begins, pretraining.begins) == (0.3, pretraining.start)
 
 
 def test_the_ramp_without_length_is_a_step():

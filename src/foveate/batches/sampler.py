@@ -9,6 +9,7 @@ a millisecond), so threads fetch ahead; there are no worker processes that could
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -107,6 +108,12 @@ class Sampler:
         self.round = 0
         self.labels = LABELS[plan.task]
         self.region = region_of(plan)
+
+    def views(self, steps: float) -> float:
+        """How often so many steps, of labelled images alone, show each place of these."""
+        patch = math.prod(self.plan.patch)
+        patches = [1.0 if self.plan.whole else max(math.prod(self.cohort[n].shape) / patch, 1) for n in self.labelled]
+        return steps * self.plan.batch / max(sum(patches), 1)
 
     def by(self, plan: Plan) -> Sampler:
         """The same by a plan of another batch or patch."""

@@ -47,7 +47,7 @@ class Labelling:
 
     @property
     def due(self) -> bool:
-        wanted, start = self.method.labellings, self.method.start
+        wanted, start = self.method.labellings, self.method.begins
         if (
             self.sampler.round >= wanted
             or not self.sampler.unlabelled

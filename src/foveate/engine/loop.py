@@ -90,6 +90,7 @@ def read_ahead(
         while not schedule.done:
             before_step()
             size = sampler.plan.batch
+            method.views = sampler.views(schedule.foreseen)
             # Without unlabelled scans, or the pseudo-labels that they are to teach by, every image is a labelled one:
             # the clock may pass a method's start after before_step has looked, and the labels come a step later.
             teaches = sampler.pseudo if method.labellings else sampler.unlabelled

@@ -41,6 +41,11 @@ class Schedule:
         return min(self.elapsed / self.seconds, 1.0)
 
     @property
+    def foreseen(self) -> float:
+        """Steps at the end if all are as those so far; exact under a bound in steps."""
+        return self.steps or self.step / max(self.progress, 1e-9)
+
+    @property
     def done(self) -> bool:
         """True when no further whole step fits."""
         if self.steps is not None:

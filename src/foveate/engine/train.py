@@ -49,6 +49,7 @@ from foveate.engine.validation import FreeEnergyGap, WholeValidation, validation
 from foveate.engine.warm_start import plan_like, read_start, record_of, refuse_unlike, start_from
 from foveate.errors import refuse
 from foveate.methods import DeepBelief, Method
+from foveate.methods.method import ENOUGH
 from foveate.networks import build_network, network_class
 from foveate.predict.model_file import DESCRIPTION, SavedModel, save_model
 from foveate.predict.pieces import of_one_piece
@@ -235,6 +236,11 @@ def fit(
         if out_of_memory(error):
             raise explain_out_of_memory(fabric, plan, partial(late_step, fabric, settings, kind, sampler)) from error
         raise
+    if kind.uses_unlabelled and split.unlabelled and not learner.weight(1.0):
+        progress.note(
+            f"The unlabelled scans have taught nothing: they wait until every place of the labelled ones has been shown "
+            f"{ENOUGH} times, and it was {learner.views:.0f}. Train longer, or say when by --set method.start=0.5."
+        )
     recorder.finish()
     held = None  # answers for the cases of validation
     if isinstance(validate, WholeValidation):

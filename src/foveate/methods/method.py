@@ -14,6 +14,7 @@ from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
 from foveate.tasks import Task
 
+ENOUGH = 70  # showings of every place of the labelled images: until then unlabelled ones do harm (docs/benchmarks.md)
 Turn = tuple[str, dict[str, Tensor]]
 Builder = Callable[..., nn.Module]
 # What a method may say that it serves: where an answer is all that it asks of a task; where it must be a probability.
@@ -27,7 +28,10 @@ class Method(nn.Module):
 
     strong_views: strongly augmented views wanted of each unlabelled image.
     labellings: how often the engine labels all unlabelled scans with the average, from ``start`` on (Batch.pseudo).
-    start: progress from which unlabelled scans teach, unless the configuration says otherwise.
+    start: progress from which unlabelled scans teach, unless the configuration says otherwise, and unless the labelled
+        ones will have been shown too seldom by then (begins).
+    views: how often the whole training would show each place of the labelled images, were there no others: what the
+        engine foresees.
     learns_labels: false of pre-training, which sees every scan as an image and leaves no segmenter behind.
     learns_boxes: true of a method that learns from boxes, and from masks without their images (Batch.boxes, .masks).
     watches_images: true of pre-training whose images held back show what it has learnt by heart.
@@ -56,6 +60,7 @@ class Method(nn.Module):
     reason: ClassVar[str] = "compares answers voxel by voxel"
     start: float = 0.2
     unlabelled_weight: float = 1.0
+    views: float = math.inf
 
     def __init__(
         self, network: nn.Module, task: Task, config: MethodConfig, decay: float, build: Builder | None = None
@@ -78,11 +83,23 @@ class Method(nn.Module):
         """The weights that are saved as the model."""
         return self.average.state_dict()
 
+    @property
+    def begins(self) -> float:
+        """Progress from which unlabelled scans teach; above 1 where they never do.
+
+        A network that is still learning from its labels is a poor teacher, and each unlabelled image takes the place of
+        a labelled one. So these come first, until they have been shown often, unless the configuration says when.
+        """
+        if self.config.start is not None or not self.learns_labels or self.learns_boxes:
+            return self.start
+        return max(self.start, ENOUGH / max(self.views, 1e-9))
+
     def weight(self, progress: float) -> float:
-        """Weight of the unlabelled loss: 0 until ``start``, then a Gaussian ramp of length ``ramp`` (Laine 2017)."""
-        if not self.uses_unlabelled or progress < self.start:
+        """Weight of the unlabelled loss: 0 until ``begins``, then a Gaussian ramp of length ``ramp`` (Laine 2017)."""
+        begins = self.begins
+        if not self.uses_unlabelled or progress < begins:
             return 0.0
-        t = 1.0 if self.config.ramp == 0 else min((progress - self.start) / self.config.ramp, 1.0)
+        t = 1.0 if self.config.ramp == 0 else min((progress - begins) / self.config.ramp, 1.0)
         return self.unlabelled_weight * math.exp(-5.0 * (1 - t) ** 2)
 
     def shares(self, batch: int, progress: float, pool: float = 1.0) -> tuple[int, int]:
