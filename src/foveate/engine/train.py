@@ -238,7 +238,7 @@ def fit(
         raise
     if kind.uses_unlabelled and split.unlabelled and not learner.weight(1.0):
         progress.note(
-            f"The unlabelled scans have taught nothing: they wait until every place of the labelled ones has been shown "
+            "The unlabelled scans have taught nothing: they wait until every place of the labelled ones has been shown "
             f"{ENOUGH} times, and it was {learner.views:.0f}. Train longer, or say when by --set method.start=0.5."
         )
     recorder.finish()
