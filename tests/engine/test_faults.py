@@ -83,7 +83,7 @@ def prepared_run(folder: Path) -> Path:
 def command(data: Path, run: Path, *more: str) -> list[str]:
     # Self-training is the method that leaves most in the run folder between two checkpoints.
     options = ["--steps", str(STEPS), "--method", "self_training", "--device", "cpu", "--quiet"]
-    options += ["--set", "checkpoint_seconds=0.001", *more]
+    options += ["--set", "method.start=0.4", "--set", "checkpoint_seconds=0.001", *more]
     return [sys.executable, "-m", "foveate", "train", str(data), str(run), *options]
 
 
@@ -366,7 +366,7 @@ def test_what_fits_is_tried_by_steps_of_the_method_itself(
 
     monkeypatch.setattr(MeanTeacher, "losses", hungry)
     with pytest.raises(FoveateError, match=r"with plan\.json batch 8.* fits: batch 2,"):
-        train(data, run, steps=4, method="mean_teacher", labelled=few, quiet=True)
+        train(data, run, steps=4, method="mean_teacher", set=["method.start=0.2"], labelled=few, quiet=True)
 
 
 def test_a_start_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
