@@ -108,18 +108,22 @@ class Sampler:
         self.round = 0
         self.labels = LABELS[plan.task]
         self.region = region_of(plan)
+        self.patches = self._patches(plan)
 
     def views(self, steps: float) -> float:
         """How often so many steps, of labelled images alone, show each place of these."""
-        patch = math.prod(self.plan.patch)
-        patches = [1.0 if self.plan.whole else max(math.prod(self.cohort[n].shape) / patch, 1) for n in self.labelled]
-        return steps * self.plan.batch / max(sum(patches), 1)
+        return steps * self.plan.batch / self.patches
 
     def by(self, plan: Plan) -> Sampler:
         """The same by a plan of another batch or patch."""
         other = copy.copy(self)
-        other.plan, other.region = plan, region_of(plan)
+        other.plan, other.region, other.patches = plan, region_of(plan), other._patches(plan)
         return other
+
+    def _patches(self, plan: Plan) -> float:
+        """How many patches hold all labelled images once; 1 where there are none."""
+        shapes = [plan.patch if plan.whole else self.cohort[name].shape for name in self.labelled]
+        return max(sum(max(math.prod(shape) / math.prod(plan.patch), 1) for shape in shapes), 1)
 
     def read(self, step: int, labelled: int, unlabelled: int) -> tuple[Regions, Regions]:
         """The host part of a batch: which cases, and the regions cut out of them. Thread-safe."""

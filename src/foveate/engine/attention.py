@@ -30,7 +30,7 @@ def attention_view(
     try:
         picture = attention_picture(predictor, prepared[name])
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not out_of_memory(error):
+        if not out_of_memory(error):
             raise
         note("Too little memory for the picture of where the network looks: the report goes without it.")
         return None

@@ -236,11 +236,8 @@ def fit(
         if out_of_memory(error):
             raise explain_out_of_memory(fabric, plan, partial(late_step, fabric, settings, kind, sampler)) from error
         raise
-    if kind.uses_unlabelled and split.unlabelled and not learner.weight(1.0):
-        progress.note(
-            "The unlabelled scans have taught nothing: they wait until every place of the labelled ones has been shown "
-            f"{ENOUGH} times, and it was {learner.views:.0f}. Train longer, or say when by --set method.start=0.5."
-        )
+    if split.unlabelled:
+        say_if_untaught(learner, progress)
     recorder.finish()
     held = None  # answers for the cases of validation
     if isinstance(validate, WholeValidation):
@@ -253,6 +250,15 @@ def fit(
         return
     attention = attention_view(predictor, prepared, split, progress.note)
     write_run_report(folder.path, plan, predictor, prepared, split, held, attention)
+
+
+def say_if_untaught(method: Method, progress: TrainingProgress) -> None:
+    """Tell the person who trains that unlabelled scans, which are there, have waited to the end."""
+    if method.uses_unlabelled and method.begins > 1:
+        progress.note(
+            "The unlabelled scans have taught nothing: they wait until every place of the labelled ones has been shown "
+            f"{ENOUGH} times, and it was {method.views:.0f}. Train longer, or say when by --set method.start=0.5."
+        )
 
 
 def late_step(fabric: Fabric, settings: Config, kind: type[Method], sampler: Sampler, plan: Plan) -> None:

@@ -14,7 +14,7 @@ from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
 from foveate.tasks import Task
 
-ENOUGH = 70  # showings of every place of the labelled images: until then unlabelled ones do harm (docs/benchmarks.md)
+ENOUGH = 120  # showings of every place of the labelled images: until then unlabelled ones do harm (docs/benchmarks.md)
 Turn = tuple[str, dict[str, Tensor]]
 Builder = Callable[..., nn.Module]
 # What a method may say that it serves: where an answer is all that it asks of a task; where it must be a probability.
