@@ -90,7 +90,8 @@ def pictures(root: Path, colour: bool = False) -> Path:
 def test_volumes_from_the_folder_to_the_scores(tmp_path: Path, method: str) -> None:
     data, test = volumes(tmp_path / "scans"), held_out(tmp_path / "test")
     run = put_plan(tmp_path / "run", plan(3, 1, {"class 1": 1, "class 2": 2}))
-    foveate.train(data, run, method=method, steps=100, set=["validation=1", "optimiser.learning_rate=0.01"], quiet=True)
+    options = ["validation=1", "optimiser.learning_rate=0.01", "method.start=0.2"]
+    foveate.train(data, run, method=method, steps=100, set=options, quiet=True)
     written = predict_files(run, test / "images", tmp_path / "out")
     for path in written:
         result, scan = nib.load(path), nib.load(test / "images" / path.name)
