@@ -95,8 +95,8 @@ def train(
             help="supervised (default), adversarial, adversarial_constraint, copy_paste, cross_consistency, "
             "cross_pseudo, cross_teaching, dual_task, entropy_minimisation, fixmatch, interpolation_consistency, "
             "mean_teacher (default where few of many images have a class), mutual_consistency, pi_model, "
-            "pyramid_consistency, self_training, uncertainty_mean_teacher, unimatch; masked_autoencoder and "
-            "deep_belief pre-train."
+            "pyramid_consistency, self_training, temporal_ensembling, uncertainty_mean_teacher, unimatch; "
+            "masked_autoencoder and deep_belief pre-train."
         ),
     ] = None,
     network: Annotated[

@@ -8,7 +8,7 @@ import torch
 
 from foveate.batches.sampler import Sampler
 from foveate.cohort.split import Split
-from foveate.config import MethodConfig, NetworkConfig
+from foveate.config import AugmentConfig, MethodConfig, NetworkConfig
 from foveate.engine.labelling import VIEWS, Labelling
 from foveate.engine.loop import read_ahead
 from foveate.engine.schedule import Schedule
@@ -29,15 +29,15 @@ def nothing(done: int, scans: int) -> None:
 
 @pytest.fixture
 def make(tmp_path):
-    def make(name="self_training", schedule=None, cohort=None, **settings):
+    def make(name="self_training", schedule=None, cohort=None, plan=PLAN, augment=STILL, **settings):
         torch.manual_seed(0)
-        task = build_task(PLAN)
-        network = build_network(NetworkConfig(), PLAN, task.channels)
+        task = build_task(plan)
+        network = build_network(NetworkConfig(), plan, task.channels)
         method = METHODS[name](network, task, MethodConfig(name=name, **settings), 0.9)
-        cohort = cohort or toy_cohort(tmp_path, PLAN)
+        cohort = cohort or toy_cohort(tmp_path, plan)
         split = Split(tuple(cohort.labelled), (), tuple(cohort.unlabelled))
-        sampler = Sampler(cohort, PLAN, STILL, split, 0, torch.device("cpu"))
-        predictor = Predictor(method.average, task, PLAN)
+        sampler = Sampler(cohort, plan, augment, split, 0, torch.device("cpu"))
+        predictor = Predictor(method.average, task, plan)
         return Labelling(tmp_path / "pseudo", predictor, cohort, sampler, method, schedule or Schedule(100, None))
 
     return make
@@ -195,3 +195,46 @@ def test_a_round_that_takes_too_long_leaves_the_others_their_older_labels(make):
     labelling.make(nothing)
     rounds = sorted(case.label_path.parent.name for case in labelling.sampler.pseudo.values())
     assert rounds == ["round-1", "round-1", "round-2"]
+
+
+@pytest.mark.parametrize("classes", [{"front": 1, "back": 2}, {"whole": (1, 2), "core": (2,)}])
+def test_a_memory_holds_the_corrected_mean_of_all_rounds(make, tmp_path, classes):
+    """Z / (1 - a^t), Z = a Z + (1 - a) z, from Z = 0: over the rounds in which a scan was answered."""
+    labelling = make("temporal_ensembling", plan=tiny_plan(2, classes=classes))
+    alpha, total = labelling.method.memory, 0.0
+    for t in range(1, 4):
+        with torch.no_grad():
+            for parameter in labelling.method.average.parameters():
+                parameter.add_(torch.randn(parameter.shape))
+        labelling.make(nothing)
+        z = labelling.predictor.probabilities_prepared(labelling.prepared["U0"].image)
+        total = alpha * total + (1 - alpha) * z
+        found = labelling.sampler.pseudo["U0"].label
+        assert found.dtype == np.uint8
+        assert np.abs(found[:-1] / 255 - total / (1 - alpha**t)).max() < 1 / 255  # each round is rounded
+        assert (found[-1] == 255).all()
+
+
+def test_a_memory_teaches_nothing_where_it_is_unsure(make):
+    labelling = make("temporal_ensembling", confidence=0.5)
+    labelling.make(nothing)
+    values = labelling.predictor.probabilities_prepared(labelling.prepared["U0"].image)
+    known = labelling.sampler.pseudo["U0"].label[-1]
+    assert 0 < (known == 0).mean() < 1
+    assert np.array_equal(known == 255, values.max(0) >= 0.5)
+
+
+def test_a_remembered_answer_follows_its_voxels_through_any_geometry(make):
+    """A network that answers the grey value: then what is remembered of a patch is a function of the patch."""
+    labelling = make("temporal_ensembling", augment=AugmentConfig(rotation_degrees=30, affine_p=1.0, elastic_p=1.0))
+    answer = labelling.predictor.network
+    answer.forward = lambda x: torch.cat([torch.zeros_like(x), x, -x], dim=1)
+    labelling.make(nothing)
+    sampler = labelling.sampler
+    batch = sampler.batch(7, sampler.read(7, 2, 4), 1)
+    known = batch.pseudo[:, -1:] > 0.99
+    assert 0.5 < known.float().mean() < 1  # turned patches reach beyond the scan
+    expected = torch.cat([torch.zeros_like(batch.weak), batch.weak, -batch.weak], dim=1).softmax(1)
+    error = ((batch.pseudo[:, :-1] - expected).abs() * known).sum() / (3 * known.sum())
+    shuffled = ((batch.pseudo[:, :-1] - expected.roll(1, 0)).abs() * known).sum() / (3 * known.sum())
+    assert error < 0.1 * shuffled  # between voxels the mean of answers is not quite the answer to the mean

@@ -41,6 +41,7 @@ def test_the_cost_counts_what_it_says():
         "supervised": 4,
         "entropy_minimisation": 4,
         "self_training": 4,
+        "temporal_ensembling": 4,
         "mean_teacher": 4 + 2 / 3,
         "pi_model": 6,
         "uncertainty_mean_teacher": 4 + 4 * 2 / 3,

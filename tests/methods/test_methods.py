@@ -29,6 +29,7 @@ AS_THE_BASELINE = [
     "interpolation_consistency",
     "mean_teacher",
     "self_training",
+    "temporal_ensembling",
     "uncertainty_mean_teacher",
 ]
 # Methods that make random choices of their own.
@@ -77,7 +78,11 @@ def a_batch(method, plan=None, labelled=2, unlabelled=2, seed=0):
     labels = torch.randint(0, 3, (labelled, *plan.patch), generator=random).to(torch.uint8)
     strong = [weak + torch.randn(weak.shape, generator=random) for _ in range(method.strong_views)]
     pseudo = torch.randint(0, 3, (unlabelled, *plan.patch), generator=random).to(torch.uint8)
-    return Batch(images, labels, weak, strong, seed=seed, pseudo=pseudo, boxes=pseudo, masks=pseudo)
+    batch = Batch(images, labels, weak, strong, seed=seed, pseudo=pseudo, boxes=pseudo, masks=pseudo)
+    if method.memory:  # mean probabilities, all of them known
+        values = torch.rand(unlabelled, method.task.channels, *plan.patch, generator=random)
+        batch.pseudo = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
+    return batch
 
 
 def gradients(method, batch, progress=RAMPED):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foveate.batches.augment import Geometry, warp_labels
+from foveate.batches.augment import Geometry, warp, warp_labels
 from foveate.batches.boxes import pad_boxes, warp_boxes
 from foveate.batches.cache import PreparedCase
 from foveate.cohort.plan import Plan
@@ -33,12 +33,18 @@ def region_of(plan: Plan) -> tuple[int, ...]:
 
 
 class Maps:
-    """A value for each voxel: uint8 ``[B, *R]`` of the region, ``[B, *S]`` of the patch; background outside."""
+    """A value for each voxel: uint8 ``[B, *R]`` of the region, ``[B, *S]`` of the patch; background outside.
+
+    Or several, ``[B, N, *R]`` in 255ths, which are read linearly: float32 ``[B, N, *S]``, 0 outside.
+    """
 
     def cut(self, case: PreparedCase, here: Slices, there: Slices, region: Sequence[int]) -> np.ndarray:
         """The part ``here`` of the case at ``there`` of the region."""
-        out = np.zeros(region, np.uint8)
-        out[there] = case.label[here]  # type: ignore[index]
+        label = case.label
+        assert label is not None
+        several = label.shape[: label.ndim - len(region)]
+        out = np.zeros((*several, *region), np.uint8)
+        out[(*map(slice, several), *there)] = label[(*map(slice, several), *here)]
         return out
 
     def stack(self, cut: Sequence[np.ndarray], plan: Plan) -> Tensor:
@@ -47,7 +53,7 @@ class Maps:
 
     def through(self, labels: Tensor, geometry: Geometry, grid: Tensor, plan: Plan) -> Tensor:
         """grid: where the image was read, ``[B, *S, D]``; geometry: what it was made from."""
-        return warp_labels(labels, grid)
+        return warp_labels(labels, grid) if labels.ndim < grid.ndim else warp(labels / 255, grid)
 
     def none(self, labels: Tensor, plan: Plan) -> Tensor:
         return labels.new_zeros(0, *plan.patch)

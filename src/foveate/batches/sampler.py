@@ -45,8 +45,9 @@ class Batch:
     images ``[L, C, *S]``, labels ``[L, *S]`` uint8 (or as ``batches.labels`` says of the task); weak ``[U, C, *S]``:
     unlabelled images with geometry alone; strong: further views ``[U, C, *S]`` of the same geometry with intensity
     changes. pseudo: as labels, the pseudo-labels of the unlabelled images through the same geometry, for a method that
-    has them made. A missing modality of an image is NaN in its channel. cases: ids, labelled first. seed: for the
-    random choices that a method makes itself. boxes: ``[U, *S]`` uint8, of the unlabelled images through the same
+    has them made; for one with a memory ``[U, K + 1, *S]``, probabilities and whether they are known. A missing
+    modality of an image is NaN in its channel. cases: ids, labelled first. seed: for the random choices that a method
+    makes itself. boxes: ``[U, *S]`` uint8, of the unlabelled images through the same
     geometry: bit k is set inside a box of class k. masks: ``[U, *S]`` uint8, labels that belong to none of the images.
     """
 
@@ -208,7 +209,8 @@ class Sampler:
         for i, name in enumerate(ids):
             try:
                 case = source[name]
-                centre = _centre(case, self.plan, random, case if with_labels else self._guide(random))
+                own = with_labels and (case.voxels_path or case.target is not None)
+                centre = _centre(case, self.plan, random, case if own else self._guide(random))
                 here, there = _overlap(centre, case.shape, self.region)
                 if with_images:
                     images[i][(slice(None), *there)] = case.image[(slice(None), *here)]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from foveate.batches.cache import PreparedCase, PreparedCohort, write_array
@@ -31,6 +32,9 @@ class Labelling:
     that goes on from an older checkpoint needs the round before; every file in them was written whole, so that a round
     that was cut short goes on where it stopped. Where the labels show a structure in one piece, what a pseudo-label has
     apart from the largest teaches nothing.
+
+    A method with a memory gets, in place of labels, the mean probabilities of all rounds, ``[K + 1, *S']``: the last
+    channel is 1, or 0 where they are less sure than the method wants. Of a map in 255ths (uint8).
     """
 
     def __init__(
@@ -87,19 +91,41 @@ class Labelling:
     def _labelled(self, name: str, number: int) -> PreparedCase:
         case = self.prepared[name]
         stem = self.folder / f"round-{number}" / case.image_path.stem
-        return replace(case, label_path=stem.with_suffix(".label.npy"), voxels_path=stem.with_suffix(".voxels.npy"))
+        voxels = None if self.method.memory else stem.with_suffix(".voxels.npy")
+        return replace(case, label_path=stem.with_suffix(".label.npy"), voxels_path=voxels)
 
     def _label(self, name: str, number: int, views: list[View]) -> None:
         case = self._labelled(name, number)
         assert case.label_path is not None
-        assert case.voxels_path is not None
         case.label_path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(self.predictor, WholePredictor):
+        if self.method.memory:
+            labels = self._remember(name, number, self.method.memory)
+        elif isinstance(self.predictor, WholePredictor):
             logits = torch.from_numpy(self.predictor.logits([case.image], views=views))
             labels = self.predictor.task.decode(logits, self.method.sureness).numpy()[0]
         else:
             assert isinstance(self.predictor, Predictor)  # no method that serves boxes has whole scans labelled
             labels = self.predictor.predict_prepared(case.image, views, self.method.sureness)
             labels = open_smaller_pieces(labels, self.predictor.task.one_piece)
+            assert case.voxels_path is not None
             write_array(case.voxels_path, sample_voxels(labels))
         write_array(case.label_path, labels)  # last: it is what makes the case labelled
+
+    def _remember(self, name: str, number: int, memory: float) -> np.ndarray:
+        """The mean of this round's answer, of weight 1, and of those before, of weights memory, memory^2, ..."""
+        predictor, image = self.predictor, self.prepared[name].image
+        if isinstance(predictor, WholePredictor):
+            mean = predictor.task.probabilities(torch.from_numpy(predictor.logits([image]))).numpy()[0]
+        else:
+            assert isinstance(predictor, Predictor)
+            mean = predictor.probabilities_prepared(image)
+        unit = 255 if mean.ndim > 1 else 1
+        cases = (self._labelled(name, earlier) for earlier in range(1, number))
+        labels = [case.label for case in cases if case.label_path.exists()]  # type: ignore[union-attr]
+        if labels:
+            assert labels[-1] is not None
+            share = (1 - memory) / (1 - memory ** (len(labels) + 1))
+            mean = share * mean + (1 - share) / unit * labels[-1][:-1]
+        known = predictor.task.sureness(torch.from_numpy(mean)[None])[0].numpy() >= self.method.sureness
+        answer = np.concatenate([mean, known], dtype=np.float32)
+        return answer if unit == 1 else (answer * unit).round().astype(np.uint8)

@@ -19,6 +19,7 @@ from foveate.methods.pi_model import PiModel
 from foveate.methods.pyramid_consistency import PyramidConsistency
 from foveate.methods.self_training import SelfTraining
 from foveate.methods.supervised import Supervised
+from foveate.methods.temporal_ensembling import TemporalEnsembling
 from foveate.methods.uncertainty_mean_teacher import UncertaintyMeanTeacher
 from foveate.methods.unimatch import UniMatch
 
@@ -39,6 +40,7 @@ METHODS: dict[str, type[Method]] = {
     "pi_model": PiModel,
     "pyramid_consistency": PyramidConsistency,
     "self_training": SelfTraining,
+    "temporal_ensembling": TemporalEnsembling,
     "uncertainty_mean_teacher": UncertaintyMeanTeacher,
     "unimatch": UniMatch,
     "masked_autoencoder": MaskedAutoencoder,

@@ -28,6 +28,8 @@ class Method(nn.Module):
 
     strong_views: strongly augmented views wanted of each unlabelled image.
     labellings: how often the engine labels all unlabelled scans with the average, from ``start`` on (Batch.pseudo).
+    memory: pseudo-labels are then mean probabilities of all labellings so far, in which each weighs this share of the
+        next; else they are what the last one answered, decided.
     start: progress from which unlabelled scans teach, unless the configuration says otherwise, and unless the labelled
         ones will have been shown too seldom by then (begins).
     views: how often the whole training would show each place of the labelled images, were there no others: what the
@@ -51,6 +53,7 @@ class Method(nn.Module):
     strong_views: ClassVar[int] = 0
     uses_unlabelled: ClassVar[bool] = True
     labellings: ClassVar[int] = 0
+    memory: ClassVar[float | None] = None
     learns_labels: ClassVar[bool] = True
     learns_boxes: ClassVar[bool] = False
     watches_images: ClassVar[bool] = False

@@ -5,9 +5,8 @@ difference of the two predictions, and the gradient flows through both.
 Departures: the views differ in intensity alone, through one geometry, so that voxels correspond, and there is no
 dropout to differ by; labelled images are seen once and have no consistency loss; coarser heads learn the other view's
 finest answer; the weight is 10, which 100 times the labelled share is where a tenth of the scans are labelled;
-unlabelled images replace half of the labelled ones after ``start``, and a step costs 1.5 of the baseline. Temporal
-ensembling, the paper's other half, remembers a prediction of every training image: that is left to methods that keep
-pseudo-labels per scan.
+unlabelled images replace half of the labelled ones after ``start``, and a step costs 1.5 of the baseline. The paper's
+other half is temporal_ensembling.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ class Predictor(Answering[Segmentation]):
         drawn = draw_views(views, self.plan.spacing, self.plan.mirror_axes, seed=0)
         averaging = Averaging(self._mirror_axes(mirror), drawn)
         image, grid = self.prepared(self.open(source, spacing, affine))
-        labels = self._label(image, grid, averaging, overlap, self.task.decode)
+        labels = np.zeros(grid.original_shape, np.uint8)
+        self._answer(image, grid, averaging, overlap, self.task.decode, labels)
         return labels if all_pieces else self.tidy(labels)[0]
 
     def tidy(self, labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -90,9 +91,21 @@ class Predictor(Answering[Segmentation]):
 
         views: averaged over beside the image itself. sureness: 255 is written where the answer is less sure than this.
         """
+        labels = np.zeros(image.shape[1:], np.uint8)
+        self._answer_prepared(image, views, partial(self.task.decode, sureness=sureness), labels)
+        return labels
+
+    def probabilities_prepared(self, image: np.ndarray, views: Sequence[View] = ()) -> np.ndarray:
+        """The same before it is decided: probabilities of the task's channels, float32 ``[K, *S']``."""
+        values = np.zeros((self.task.channels, *image.shape[1:]), np.float32)
+        self._answer_prepared(image, views, self.task.probabilities, values)
+        return values
+
+    def _answer_prepared(
+        self, image: np.ndarray, views: Sequence[View], decode: Callable[[Tensor], Tensor], out: np.ndarray
+    ) -> None:
         tensor = torch.from_numpy(np.array(image, np.float32))
-        decode = partial(self.task.decode, sureness=sureness)
-        return self._label(tensor, Grid.unchanged(tensor.shape[1:]), Averaging(views=views), 0.5, decode)
+        self._answer(tensor, Grid.unchanged(image.shape[1:]), Averaging(views=views), 0.5, decode, out)
 
     def maps(self, volume: Volume, count: int, forward: Forward) -> np.ndarray:
         """Other maps than logits, blended over windows as the prediction is, on the scan's own grid: float32
@@ -128,15 +141,20 @@ class Predictor(Answering[Segmentation]):
         return scan.cut(corner)[None].to(self.device)
 
     @torch.inference_mode()
-    def _label(
-        self, image: Tensor, grid: Grid, averaging: Averaging, overlap: float, decode: Callable[[Tensor], Tensor]
-    ) -> np.ndarray:
+    def _answer(
+        self,
+        image: Tensor,
+        grid: Grid,
+        averaging: Averaging,
+        overlap: float,
+        decode: Callable[[Tensor], Tensor],
+        out: np.ndarray,
+    ) -> None:
+        """Fill ``out [..., *S]``, on the grid of the input, with what ``decode`` makes of the logits."""
         windows = self._windows(grid.prepared_shape, overlap)
-        labels = np.zeros(grid.original_shape, np.uint8)
         batch = max(1, min(self.batch, ACTIVATIONS // (math.prod(windows.size) * self._bytes_per_voxel)))
         forward = partial(self._logits, averaging=averaging)
-        _sweep(Scan(image, windows, self.task.channels, forward, batch, self.device), grid, decode, labels)
-        return labels
+        _sweep(Scan(image, windows, self.task.channels, forward, batch, self.device), grid, decode, out)
 
     def _windows(self, shape: tuple[int, ...], overlap: float, whole: bool = True) -> Windows:
         """One window as large as the volume where memory allows and ``whole``, else windows of the plan's patch."""
