@@ -9,23 +9,37 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_methods import a_batch, build, inputs_of, trained
 
 import foveate
 from foveate.batches.sampler import Batch
 from foveate.cohort.check import check
 from foveate.cohort.plan import Plan
+from foveate.config import MethodConfig, NetworkConfig
 from foveate.errors import InputError
+from foveate.methods import METHODS
 from foveate.methods.masked_autoencoder import HIDDEN, error, hidden_blocks
+from foveate.networks import build_network
 from foveate.predict.files import predict_files
 from foveate.predict.model_file import load_model
 from foveate.report.run import read_log
+from foveate.tasks import build_task
 from toys import tiny_plan
+
+WHOLE = {"whole": True, "task": "classification", "classes": {"a": 0, "b": 1}}
 
 
 @pytest.fixture
 def method():
     return build("masked_autoencoder")
+
+
+def of_whole_images(network, plan):
+    task = build_task(plan)
+    torch.manual_seed(0)
+    network = build_network(NetworkConfig(name=network), plan, task.channels)
+    return METHODS["masked_autoencoder"](network, task, MethodConfig(), 0.9)
 
 
 def the_loss(method, batch, progress=0.0):
@@ -34,10 +48,12 @@ def the_loss(method, batch, progress=0.0):
     return sum(losses.values())
 
 
+@pytest.mark.parametrize("network", ["unet", "classifier", "attention_cnn"])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_loss_is_the_mean_square_over_hidden_voxels_alone(dims):
-    plan = tiny_plan(dims, patch=(8, 4, 6)[:dims], strides=((1,) * dims, (2,) * dims, (1,) * dims))
-    method = build("masked_autoencoder", plan)
+def test_the_loss_is_the_mean_square_over_hidden_voxels_alone(dims, network):
+    strides = ((1,) * dims, (2,) * dims, (1,) * dims)
+    plan = tiny_plan(dims, patch=(8, 4, 6)[:dims], strides=strides, **WHOLE if network != "unet" else {})
+    method = build("masked_autoencoder", plan) if network == "unet" else of_whole_images(network, plan)
     batch = a_batch(method, plan, labelled=1, unlabelled=1)
     images = torch.cat([batch.images, batch.weak])
     hidden = hidden_blocks(2, plan.patch, batch.seed)
@@ -81,14 +97,28 @@ def test_every_image_hides_its_own_blocks_and_the_same_share(size):
 
 def test_gradient_reaches_encoder_and_decoder_and_no_segmentation_head(method):
     the_loss(method, a_batch(method)).backward()
-    for name, parameter in [*method.network.named_parameters(), *method.head.named_parameters()]:
+    for name, parameter in [*method.network.named_parameters(), *method.restorer.named_parameters()]:
         if name.startswith("decoder.heads."):
             assert parameter.grad is None, name
         else:
             assert (parameter.grad != 0).any(), name
-    assert {id(p) for p in method.head.parameters()} <= {id(p) for p in method.players()["network"].parameters()}
+    assert {id(p) for p in method.restorer.parameters()} <= {id(p) for p in method.players()["network"].parameters()}
     assert not any(key.startswith("decoder.heads.") for key in method.model())
     assert any(key.startswith("decoder.stages.") for key in method.model())
+
+
+@pytest.mark.parametrize("network", ["classifier", "attention_cnn"])
+def test_a_network_without_decoder_gets_one_that_is_not_kept(network):
+    method = of_whole_images(network, tiny_plan(2, **WHOLE))
+    the_loss(method, a_batch(method, tiny_plan(2))).backward()
+    for name, parameter in [*method.network.named_parameters(), *method.restorer.named_parameters()]:
+        if name.startswith(("pool.", "head.")):
+            assert parameter.grad is None, name
+        else:
+            assert (parameter.grad != 0).any(), name
+    own = set(method.network.state_dict())
+    assert set(method.model()) == {key for key in own if not key.startswith(("pool.", "head."))}
+    assert any(key.startswith("encoder.") for key in own)
 
 
 def test_labels_and_progress_do_not_matter_and_all_images_do(method):
@@ -202,3 +232,23 @@ def test_it_goes_on_bitwise_equal(data, tmp_path):
     foveate.train(data, stopped, resume=True, quiet=True)
     weights = "model/weights.safetensors"
     assert (stopped / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_a_classifier_starts_from_all_pictures_in_one_command(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for number in range(8):
+        folder = tmp_path / "data" / ("bright", "dark")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = random.normal(80 + 60 * (number % 2), 10, (24, 24)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(picture).save(folder / f"p{number}.png")
+    chosen = tmp_path / "labelled.txt"
+    chosen.write_text("bright/p0\nbright/p2\ndark/p1\ndark/p3\n")
+    options = {"steps": 4, "device": "cpu", "set": ["validation=0", "pretrain.share=0.5"], "labelled": chosen}
+    run = foveate.train(tmp_path / "data", tmp_path / "run", pretrain="masked_autoencoder", **options)
+    said = " ".join(capsys.readouterr().out.split())
+    own = load_model(run / "model").state
+    fresh = [key for key in own if key.startswith(("pool.", "head."))]
+    assert f"{len(own) - len(fresh)} of {len(own)} tensors taken; fresh: pool." in said
+    assert any("reconstruction" in record.get("losses", {}) for record in read_log(run / "pretrained"))
+    assert "8 scans teach as images" in (run / "pretrained" / "report.html").read_text()
+    assert foveate.load(run).predict(tmp_path / "data" / "dark" / "p7.png").shape == (2,)

@@ -5,9 +5,9 @@ the transformer as in Zhou et al., "Models Genesis", Medical Image Analysis 2021
 convolutional networks" (SparK), ICLR 2023.
 Departures: hidden voxels are zero, the mean of a normalised image, and dense convolutions run over them (He drops
 them, SparK skips them by sparse convolutions, Genesis fills in noise); 60% are hidden, as in SparK (He: 75%); the
-decoder of the network itself reconstructs and is kept for what is trained afterwards (He and SparK throw theirs away);
-the target is the image as preparation normalised it, not each block by itself; blocks are an eighth of the patch
-along each axis, so that they follow the plan.
+decoder of the network itself reconstructs and is kept for what is trained afterwards (He and SparK throw theirs away,
+as is done here where the network has none); the target is the image as preparation normalised it, not each block by
+itself; blocks are an eighth of the patch along each axis, so that they follow the plan.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from torch import Tensor, nn
 
 from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
-from foveate.methods.method import Builder, Method, Turn
-from foveate.tasks import Segmentation
+from foveate.methods.method import ANY_TASK, Builder, Method, Turn
+from foveate.tasks import Task
 
 HIDDEN = 0.6  # share of the blocks
+HEADS = ("decoder.heads.", "pool.", "head.")  # weights that learn nothing here
 BLOCKS = 8  # along each axis of the patch; fewer where it has fewer voxels
 
 
 class MaskedAutoencoder(Method):
-    """Trains encoder and decoder below a head of its own; the segmentation heads stay as they are and are not saved.
+    """Trains the network below its heads, with a restorer; the heads stay as they are and are not saved.
 
     ``start``, ``ramp``, ``unlabelled_weight`` and ``confidence`` mean nothing here: there is one loss, from the start.
     """
 
-    reason: ClassVar[str] = "restores images by the decoder of a U-Net"
-
+    reason: ClassVar[str] = "restores images, which no detector does"
+    tasks: ClassVar[tuple[str, ...]] = ANY_TASK
     learns_labels: ClassVar[bool] = False
 
     def __init__(
-        self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None
+        self, network: nn.Module, task: Task, config: MethodConfig, decay: float, build: Builder | None = None
     ) -> None:
         super().__init__(network, task, config, decay, build)
-        # A new finest head, which sees the finest decoded feature, with a map for each channel of the image.
-        self.head = network.decoder.head(network.image_channels)  # type: ignore[operator, union-attr]
+        self.restorer = network.restorer()  # type: ignore[operator]
 
     def players(self) -> dict[str, nn.Module]:
-        return {"network": nn.ModuleList([self.network, self.head])}
+        return {"network": nn.ModuleList([self.network, self.restorer])}
 
     def shares(self, batch: int, progress: float, pool: float = 1.0) -> tuple[int, int]:
         return 0, batch
@@ -58,12 +58,11 @@ class MaskedAutoencoder(Method):
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Images ``[B, C, *S]`` as the network fills them in."""
-        features = self.network.decoder.features(self.network.encode(images))  # type: ignore[operator, union-attr]
-        answer: Tensor = self.head(features[0])
+        answer: Tensor = self.network.restore(images, self.restorer)  # type: ignore[operator]
         return answer
 
     def model(self) -> dict[str, Tensor]:
-        return {key: value for key, value in super().model().items() if not key.startswith("decoder.heads.")}
+        return {key: value for key, value in super().model().items() if not key.startswith(HEADS)}
 
 
 def error(answer: Tensor, images: Tensor, hidden: Tensor) -> Tensor:

@@ -16,8 +16,17 @@ from foveate.attention import POOLING
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
-from foveate.networks.unet import UNet, build_attention, check_slots
+from foveate.networks.heads import DenseUpsampling
+from foveate.networks.unet import Decoder, UNet, build_attention, check_slots
 from foveate.text import closest
+
+
+class ImageDecoder(Decoder):
+    """From the features of an encoder to images of full resolution, whatever the stride of its first stage."""
+
+    def head(self, channels: int) -> nn.Module:
+        plan = self.built_from[0]
+        return DenseUpsampling(plan.dims, plan.widths[0], channels, plan.strides[0])
 
 
 class Classifier(nn.Module):
@@ -30,7 +39,7 @@ class Classifier(nn.Module):
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
         super().__init__()
         self.image_channels = len(plan.channels)
-        plan = self.fitted(plan)
+        self.plan = plan = self.fitted(plan)
         dims, widths, slots = plan.dims, plan.widths, config.attention
         refuse_decoder(config)
         check_slots(slots, plan)
@@ -57,6 +66,15 @@ class Classifier(nn.Module):
             x = stage(x)
             features.append(x)
         return [*features[:-1], self.bottleneck(x)]
+
+    def restorer(self) -> Decoder:
+        """What ``restore`` answers with: a decoder that is no part of the network, for pre-training."""
+        return ImageDecoder(self.plan, self.image_channels, NetworkConfig(deep_supervision=False))
+
+    def restore(self, x: Tensor, restorer: Decoder) -> Tensor:
+        """Images ``[B, C, *S]`` from the features of x."""
+        (image,) = restorer.logits(restorer.features(self.encode(x)))
+        return image
 
     def forward(self, x: Tensor, perturb: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """perturb: applied to the features that the pooling sees."""

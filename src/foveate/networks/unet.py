@@ -191,6 +191,15 @@ class UNet(nn.Module):
             features.append(x)
         return [*features[:-1], self.bottleneck(x), *image]
 
+    def restorer(self) -> nn.Module:
+        """What ``restore`` answers with: a head that is no part of the network, for pre-training."""
+        return self.decoder.head(self.image_channels)
+
+    def restore(self, x: Tensor, restorer: nn.Module) -> Tensor:
+        """Images ``[B, C, *S]`` from the finest decoded features of x."""
+        image: Tensor = restorer(self.decoder.features(self.encode(x))[0])
+        return image
+
     def forward(self, x: Tensor, perturb: Callable[[Tensor], Tensor] | None = None) -> Tensor | list[Tensor]:
         features = self.encode(x)
         return self.decoder(features if perturb is None else [perturb(feature) for feature in features])
