@@ -211,6 +211,18 @@ def test_training_leaves_the_stranger_out_unless_told(tmp_path: Path, capsys: py
     assert read_log(kept)
 
 
+def test_what_teaches_nobody_is_prepared_for_the_page_alone(tmp_path: Path) -> None:
+    root = cohort(tmp_path / "scans")
+    cases = {}
+    for method in ("supervised", "mean_teacher"):
+        run = foveate.train(root, planned(tmp_path / method), steps=1, device="cpu", method=method, quiet=True)
+        cases[method] = {path.name.split("-")[0] for path in (run / "prepared").glob("c*")}
+        page = (run / "report.html").read_text()
+        assert all(f"c0{shown}" in page for shown in range(6))
+    assert cases["supervised"] == {f"c{case:02}" for case in range(6)}
+    assert cases["mean_teacher"] == {f"c{case:02}" for case in range(14)}
+
+
 @pytest.mark.parametrize(
     ("dataset", "labels"), [("hippocampus", 4), ("hippocampus", 16), ("hippocampus", 32), ("left_atrium", 4)]
 )

@@ -54,7 +54,7 @@ from foveate.networks import build_network, network_class
 from foveate.predict.model_file import DESCRIPTION, SavedModel, save_model
 from foveate.predict.pieces import of_one_piece
 from foveate.predict.predictor import build_predictor
-from foveate.report.run import write_run_report
+from foveate.report.run import pictured, write_run_report
 from foveate.tasks import Segmentation, build_task
 
 DEFAULT_MINUTES = 60.0
@@ -186,6 +186,8 @@ def fit(
         donors, split = split.train, split.with_boxes(boxed, settings.method.paired_masks)
         cohort = cohort.only({*donors, *split.validation, *split.unlabelled})
         augment = augment.model_copy(update={"rotation_degrees": 0.0, "elastic_p": 0.0})  # a turned box is no box
+    elif not kind.uses_unlabelled:  # those that teach nobody are prepared for the page alone
+        cohort = cohort.only({*split.train, *split.validation, *(name for name, _ in pictured(split))})
     for note in [*here.report.notes(), *split.notes]:
         progress.note(note)
     if kind.uses_unlabelled and not split.unlabelled:
