@@ -192,5 +192,5 @@ def test_help_of_train_names_every_method_and_network_and_the_defaults() -> None
     for name in [*METHODS, *NETWORKS]:
         assert name in text
     assert "supervised (default)" in text
-    assert "mean_teacher (default where few of many images have a class)" in text
+    assert "mean_teacher (default where few of many images have a label or a class)" in text
     assert f"{Config().network.name} (default)" in text

@@ -94,7 +94,7 @@ def train(
         typer.Option(
             help="supervised (default), adversarial, adversarial_constraint, copy_paste, cross_consistency, "
             "cross_pseudo, cross_teaching, dual_task, entropy_minimisation, fixmatch, interpolation_consistency, "
-            "mean_teacher (default where few of many images have a class), mutual_consistency, pi_model, "
+            "mean_teacher (default where few of many images have a label or a class), mutual_consistency, pi_model, "
             "pyramid_consistency, self_training, temporal_ensembling, uncertainty_mean_teacher, unimatch; "
             "masked_autoencoder and deep_belief pre-train."
         ),

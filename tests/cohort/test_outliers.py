@@ -255,9 +255,13 @@ def test_a_method_without_what_it_learns_from_is_refused_with_the_way_out(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_the_default_needs_no_unlabelled_scans() -> None:
+def test_the_default_needs_no_unlabelled_scans_and_the_mean_teacher_many() -> None:
+    few = {"segmentation": 5, "classification": 13}  # unlabelled images to a labelled one, beyond which it trains
     for task in ("segmentation", "classification", "regression", "detection"):
         assert default_method(task, labelled=4, unlabelled=0) == "supervised"
+        most = few.get(task, 10**9) * 8
+        assert default_method(task, 8, most - 8) == "supervised"
+        assert default_method(task, 8, most + 8) == ("mean_teacher" if task in few else "supervised")
 
 
 def test_a_class_that_the_draw_lacks_is_named_with_the_draw(tmp_path: Path) -> None:
