@@ -37,14 +37,19 @@ def scattered(shape, shares, seed):
     return found
 
 
+def small(pieces):
+    """Those of fewer than half the voxels of the largest."""
+    return [piece for piece in pieces if len(piece) < len(pieces[0]) / 2]
+
+
 in_2d_and_3d = pytest.mark.parametrize("shape", [(12, 15), (7, 8, 9)], ids=["2d", "3d"])
 
 
 @in_2d_and_3d
 def test_what_lies_apart_from_the_largest_piece_is_left_open(shape):
     for labels, pieces in scattered(shape, (0.9, 0.06, 0.04), 0):
-        expected = labels.copy()
-        for place in set.union(*pieces[1:]):
+        expected, rivals = labels.copy(), len(pieces[1]) >= len(pieces[0]) / 2
+        for place in set.union(*pieces[0 if rivals else 1 :]):  # no size says which of the two is the structure
             expected[place] = 255
         assert np.array_equal(open_smaller_pieces(labels, {"one": 1}), expected)
         assert np.array_equal(open_smaller_pieces(labels, {}), labels)
@@ -55,25 +60,27 @@ def test_a_smaller_piece_becomes_what_surrounds_it(shape):
     steps = list(itertools.product((-1, 0, 1), repeat=len(shape)))
     for labels, pieces in scattered(shape, (0.45, 0.05, 0.5), 1):
         expected, clear = labels.copy(), np.ones(shape, bool)
-        for piece in pieces[1:]:
+        for piece in small(pieces):
             ring = {tuple(a + b for a, b in zip(place, step, strict=True)) for place in piece for step in steps} - piece
             around = [labels[at] for at in ring if all(0 <= i < n for i, n in zip(at, shape, strict=True))]
             counts = np.bincount(around, minlength=3)
             for place in piece:
                 expected[place] = counts.argmax()
                 clear[place] = counts[0] != counts[2]  # a draw may fall either way
-        found, changed = keep_largest_pieces(labels, {"one": 1})
-        assert changed == ["one"]
+        found, left_out, rivals = keep_largest_pieces(labels, {"one": 1})
+        assert left_out == ["one"] * bool(small(pieces))
+        assert rivals == ["one"] * (len(pieces) - len(small(pieces)) > 1)
         assert np.array_equal(found[clear], expected[clear])
         assert not np.isin(found[~clear], 1).any()
-        again, unchanged = keep_largest_pieces(found, {"one": 1, "absent": 7})
+        again, unchanged, still = keep_largest_pieces(found, {"one": 1, "absent": 7})
         assert np.array_equal(again, found)
         assert unchanged == []
+        assert still == rivals
 
 
 def test_a_region_is_one_structure_whatever_values_it_joins():
-    labels = np.array([[1, 2, 0, 2, 0, 1]], np.uint8)
-    assert open_smaller_pieces(labels, {"whole": (1, 2)}).tolist() == [[1, 2, 0, 255, 0, 255]]
+    labels = np.array([[1, 2, 1, 0, 2, 0, 1]], np.uint8)
+    assert open_smaller_pieces(labels, {"whole": (1, 2)}).tolist() == [[1, 2, 1, 0, 255, 0, 255]]
 
 
 def test_labels_say_which_structures_are_of_one_piece():

@@ -27,7 +27,7 @@ class Validation:
         scores = []
         for case in self.cases:
             assert case.label is not None
-            predicted, _ = self.predictor.tidy(self.predictor.predict_prepared(case.image))
+            predicted = self.predictor.tidy(self.predictor.predict_prepared(case.image)).labels
             scores.append(self.predictor.task.mean_dice(predicted, np.array(case.label)))
         return {"dice": float(np.nanmean(scores))}
 

@@ -34,7 +34,7 @@ def attention_picture(predictor: Predictor | WholePredictor, case: PreparedCase)
         explainer = Explainer(predictor.network, predictor.task, predictor.answer)
         maps, logits = explainer.attention(x)
         inside = tuple(slice(n) for n in x.shape[2:])
-        labels, _ = predictor.tidy(predictor.task.decode(logits)[0].cpu().numpy())
+        labels = predictor.tidy(predictor.task.decode(logits)[0].cpu().numpy()).labels
         lines = ["Prediction", "in this window alone"]
     else:
         values = []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from foveate.cohort.cohort import Case
 from foveate.cohort.layout_nnunet import missing_channels
+from foveate.cohort.listing import some
 from foveate.errors import FoveateError, InputError, Problem, refuse
 from foveate.io import COLOURS, PICTURE_SUFFIXES, case_stem, image_suffix, is_series, write_label
 from foveate.predict.boxes_file import predict_boxes
@@ -69,14 +70,18 @@ def predict_files(
     _check_outputs(cases, outputs)
     written: list[Path] = []
     problems: list[Problem] = []
-    cut: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    rivals: dict[str, list[str]] = defaultdict(list)
     for number, (case, output) in enumerate(zip(cases, outputs, strict=True), 1):
         try:
             volume = predictor.read(case.images, case.missing)
             labels = predictor.predict(volume, mirror=mirror, views=views, all_pieces=True)
             if not all_pieces:
-                labels, changed = predictor.tidy(labels)
-                cut.update(changed)
+                tidied = predictor.tidy(labels)
+                labels = tidied.labels
+                left_out.update(tidied.left_out)
+                for name in tidied.rivals:
+                    rivals[name].append(case.id)
         except InputError as error:
             problems += [replace(problem, case=case.id) for problem in error.problems]
         else:
@@ -84,7 +89,12 @@ def predict_files(
             written.append(output)
         if progress is not None:
             progress(number, len(cases))
-    for name, times in cut.items():
+    for name, doubtful in rivals.items():
+        note(
+            f"{name}: in {len(doubtful)} of {len(cases)} scans another piece is at least half as large as the largest, "
+            f"and both are kept, though the labelled cases show it in one. Look at {some(doubtful)}."
+        )
+    for name, times in left_out.items():
         note(
             f"{name}: in {times} of {len(cases)} scans, what lies apart from the largest piece was left out, because "
             "the labelled cases show it in one. --all-pieces keeps it."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -20,6 +21,7 @@ Values = int | tuple[int, ...]
 FEWEST = 4  # labelled cases that must show a structure, and in one piece, before it is taken to be of one
 MOST = 100  # that are looked at
 _CORNERS = {dims: np.ones((3,) * dims, bool) for dims in (2, 3)}  # voxels touch over faces, edges and corners
+RIVAL = 0.5  # share of the largest piece from which another is no crumb: by size nobody can tell which is the structure
 CRUMBS = 0.01  # share of a structure that a slip of the mouse, or resampling, may have cut off
 
 
@@ -37,35 +39,48 @@ def of_one_piece(labels: Iterable[np.ndarray], classes: Mapping[str, Values]) ->
     return {name: classes[name] for name, count in seen.items() if count >= FEWEST}
 
 
-def keep_largest_pieces(labels: np.ndarray, classes: Mapping[str, Values]) -> tuple[np.ndarray, list[str]]:
-    """The label map ``[*S]`` with each of ``classes`` in its largest piece alone, and the names of those that changed.
+class Tidied(NamedTuple):
+    """A label map ``[*S]`` without the smaller pieces of some structures. left_out: names of those that lost a piece.
+    rivals: names of those of which several are left, as none is less than half as large as the largest."""
+
+    labels: np.ndarray
+    left_out: list[str]
+    rivals: list[str]
+
+
+def keep_largest_pieces(labels: np.ndarray, classes: Mapping[str, Values]) -> Tidied:
+    """The label map with each of ``classes`` in its largest piece alone, and in those that rival it.
 
     A piece that goes becomes what surrounds it most: background, or the structure in which it lies.
     """
-    cleaned, changed = labels.copy(), []
+    tidied = Tidied(labels.copy(), [], [])
     for name, values in classes.items():
-        box = _around(np.isin(cleaned, values))
-        part = cleaned[box]
+        box = _around(np.isin(tidied.labels, values))
+        part = tidied.labels[box]
         pieces, sizes = _pieces(part, values)
-        if len(sizes) < 2:
-            continue
-        changed.append(name)
+        small = sizes < RIVAL * sizes.max(initial=0)
+        if small.any():
+            tidied.left_out.append(name)
+        if (~small).sum() > 1:
+            tidied.rivals.append(name)
         for number, where in enumerate(ndimage.find_objects(pieces), 1):
-            if number != 1 + sizes.argmax():
+            if small[number - 1]:
                 near = _wider(where)
                 piece = pieces[near] == number
                 ring = ndimage.binary_dilation(piece, _CORNERS[labels.ndim]) & ~piece
                 part[near][piece] = np.bincount(part[near][ring], minlength=1).argmax()
-    return cleaned, changed
+    return tidied
 
 
 def open_smaller_pieces(labels: np.ndarray, classes: Mapping[str, Values]) -> np.ndarray:
-    """The label map with 255, which teaches nothing, wherever one of ``classes`` lies apart from its largest piece."""
+    """The label map with 255, which teaches nothing, wherever one of ``classes`` lies apart from its largest piece; and
+    there too where another rivals it."""
     cleaned = labels.copy()
     for values in classes.values():
         pieces, sizes = _pieces(labels, values)
         if len(sizes) > 1:
-            cleaned[(pieces > 0) & (pieces != 1 + sizes.argmax())] = IGNORE
+            rivals = (sizes >= RIVAL * sizes.max()).sum() > 1
+            cleaned[(pieces > 0) & (rivals | (pieces != 1 + sizes.argmax()))] = IGNORE
     return cleaned
 
 

@@ -23,7 +23,7 @@ from foveate.networks import build_network
 from foveate.predict.answering import Answering, Precision, Source
 from foveate.predict.detecting import BoxPredictor
 from foveate.predict.model_file import DESCRIPTION, RESTORE, WEIGHTS, find_model, load_model
-from foveate.predict.pieces import keep_largest_pieces
+from foveate.predict.pieces import Tidied, keep_largest_pieces
 from foveate.predict.resample import Restorer, way_back
 from foveate.predict.sliding import Forward, Scan, Windows, divide, place_windows, roll
 from foveate.predict.views import View, draw_views
@@ -79,11 +79,11 @@ class Predictor(Answering[Segmentation]):
         image, grid = self.prepared(self.open(source, spacing, affine))
         labels = np.zeros(grid.original_shape, np.uint8)
         self._answer(image, grid, averaging, overlap, self.task.decode, labels)
-        return labels if all_pieces else self.tidy(labels)[0]
+        return labels if all_pieces else self.tidy(labels).labels
 
-    def tidy(self, labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """A label map in which every structure that the labelled cases showed in one piece is its largest piece, and
-        the names of those that lost some."""
+    def tidy(self, labels: np.ndarray) -> Tidied:
+        """A label map in which every structure that the labelled cases showed in one piece is its largest piece, with
+        those that are at least half as large."""
         return keep_largest_pieces(labels, self.task.one_piece)
 
     def predict_prepared(self, image: np.ndarray, views: Sequence[View] = (), sureness: float = 0.0) -> np.ndarray:

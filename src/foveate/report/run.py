@@ -129,7 +129,7 @@ def _boxes(case: PreparedCase, caption: str, predictor: BoxPredictor) -> ReportC
 
 def _picture(case: PreparedCase, caption: str, predictor: Predictor) -> ReportCase:
     image = np.asarray(case.image, np.float32)
-    predicted, _ = predictor.tidy(predictor.predict_prepared(image))
+    predicted = predictor.tidy(predictor.predict_prepared(image)).labels
     label = None if case.label is None else np.array(case.label)
     dice = None if label is None else predictor.task.mean_dice(predicted, label)
     # Prepared volumes lie in canonical orientation, so their affine is the spacing alone.
