@@ -175,7 +175,7 @@ def test_mirrored_pictures_get_one_answer():
     [
         ({"method": "copy_paste"}, "pastes a part of one scan"),
         ({"network": "unet"}, "a network for classification: classifier"),
-        ({"pretrain": "masked_autoencoder"}, "restores images by the decoder"),
+        ({"pretrain": "dbn"}, "trains the encoder of a U-Net for segmentation"),
         ({"task": "regression"}, "class folders layout"),
         ({"set": ["network.crf=true"]}, "network.crf"),
         ({"set": ["network.attention.skip=gate"]}, "network.attention.skip"),
