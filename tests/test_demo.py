@@ -92,3 +92,9 @@ def test_demo_of_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_the_verdict_follows_the_interval(interval: tuple[float, float, float], words: str) -> None:
     assert words in demo.verdict("mean_teacher", *interval)
+
+
+def test_a_comparison_that_the_machine_decided_is_marked():
+    assert demo.hardly_trained({"a": 120, "b": 150}) == ""
+    assert "120 steps and another 240" in demo.hardly_trained({"a": 240, "b": 120})
+    assert "hardly trained" in demo.hardly_trained({"a": 40, "b": 41})
