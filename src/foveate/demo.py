@@ -87,12 +87,11 @@ def verdict(method: str, mean: float, low: float, high: float, score: str = "mea
 def hardly_trained(steps: Mapping[str, int]) -> str:
     """What to add where the machine was too slow, or too busy, for the time."""
     fewest, most = min(steps.values()), max(steps.values())
-    if fewest >= FEW_STEPS:
-        uneven = (
-            f" One had {fewest} steps and another {most} in the same time: the machine was busy. Run the demo again."
-        )
-        return uneven if most >= UNEVEN * fewest else ""
-    return f" With fewer than {FEW_STEPS} steps, as here, a model is hardly trained: give the demo more minutes."
+    if fewest < FEW_STEPS:
+        return f" With fewer than {FEW_STEPS} steps, as here, a model is hardly trained: give the demo more minutes."
+    if most < UNEVEN * fewest:
+        return ""
+    return f" One had {fewest} steps and another {most} in the same time: the machine was busy. Run the demo again."
 
 
 def new_folder(out: Path) -> Path:

@@ -120,12 +120,13 @@ class Labelling:
             assert isinstance(predictor, Predictor)
             mean = predictor.probabilities_prepared(image)
         unit = 255 if mean.ndim > 1 else 1
-        cases = (self._labelled(name, earlier) for earlier in range(1, number))
-        labels = [case.label for case in cases if case.label_path.exists()]  # type: ignore[union-attr]
-        if labels:
-            assert labels[-1] is not None
-            share = (1 - memory) / (1 - memory ** (len(labels) + 1))
-            mean = share * mean + (1 - share) / unit * labels[-1][:-1]
+        rounds = (self._labelled(name, earlier) for earlier in range(1, number))
+        before = [case for case in rounds if case.label_path.exists()]  # type: ignore[union-attr]
+        if before:
+            remembered = before[-1].label
+            assert remembered is not None
+            share = (1 - memory) / (1 - memory ** (len(before) + 1))
+            mean = share * mean + (1 - share) / unit * remembered[:-1]
         known = predictor.task.sureness(torch.from_numpy(mean)[None])[0].numpy() >= self.method.sureness
         answer = np.concatenate([mean, known], dtype=np.float32)
         return answer if unit == 1 else (answer * unit).round().astype(np.uint8)

@@ -58,7 +58,7 @@ def keep_largest_pieces(labels: np.ndarray, classes: Mapping[str, Values]) -> Ti
         box = _around(np.isin(tidied.labels, values))
         part = tidied.labels[box]
         pieces, sizes = _pieces(part, values)
-        small = sizes < RIVAL * sizes.max(initial=0)
+        small = _small(sizes)
         if small.any():
             tidied.left_out.append(name)
         if (~small).sum() > 1:
@@ -79,7 +79,7 @@ def open_smaller_pieces(labels: np.ndarray, classes: Mapping[str, Values]) -> np
     for values in classes.values():
         pieces, sizes = _pieces(labels, values)
         if len(sizes) > 1:
-            rivals = (sizes >= RIVAL * sizes.max()).sum() > 1
+            rivals = (~_small(sizes)).sum() > 1
             cleaned[(pieces > 0) & (rivals | (pieces != 1 + sizes.argmax()))] = IGNORE
     return cleaned
 
@@ -88,6 +88,12 @@ def _pieces(labels: np.ndarray, values: Values) -> tuple[np.ndarray, np.ndarray]
     """The number of the piece that each voxel is in, from 1, 0 outside; and the pieces' sizes in voxels."""
     pieces, _ = ndimage.label(np.isin(labels, values), _CORNERS[labels.ndim])
     return pieces, np.bincount(pieces.ravel(), minlength=1)[1:]
+
+
+def _small(sizes: np.ndarray) -> np.ndarray:
+    """Which pieces do not rival the largest."""
+    small: np.ndarray = sizes < RIVAL * sizes.max(initial=0)
+    return small
 
 
 def _around(mask: np.ndarray) -> tuple[slice, ...]:

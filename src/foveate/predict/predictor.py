@@ -95,10 +95,10 @@ class Predictor(Answering[Segmentation]):
         self._answer_prepared(image, views, partial(self.task.decode, sureness=sureness), labels)
         return labels
 
-    def probabilities_prepared(self, image: np.ndarray, views: Sequence[View] = ()) -> np.ndarray:
-        """The same before it is decided: probabilities of the task's channels, float32 ``[K, *S']``."""
+    def probabilities_prepared(self, image: np.ndarray) -> np.ndarray:
+        """Probabilities of the task's channels for a prepared scan, on its own grid: float32 ``[K, *S']``."""
         values = np.zeros((self.task.channels, *image.shape[1:]), np.float32)
-        self._answer_prepared(image, views, self.task.probabilities, values)
+        self._answer_prepared(image, (), self.task.probabilities, values)
         return values
 
     def _answer_prepared(
