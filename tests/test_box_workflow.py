@@ -80,6 +80,14 @@ def test_permuting_which_label_belongs_to_which_image_changes_nothing_unless_pai
     assert not equal(a, b)
 
 
+def test_a_fusion_network_learns_from_boxes_and_is_reported_and_explained(tmp_path: Path) -> None:
+    data, run = dataset(tmp_path / "data", masks=(20, 21, 22)), tmp_path / "run"
+    assert any(name.startswith("boxes.") for name in train(data, run, network="fusion_unet"))
+    assert (run / "report.html").exists()
+    foveate.explain(run, data / "images" / "box0.png", tmp_path / "maps", device="cpu")
+    assert (tmp_path / "maps" / "explain.json").exists()
+
+
 def test_what_is_missing_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = {"method": "adversarial_constraint", "steps": 1, "device": "cpu", "quiet": True}

@@ -141,6 +141,12 @@ def present(x: Tensor) -> Tensor:
     return ~x.isnan().flatten(2).any(2)
 
 
+def without_absent(x: Tensor) -> Tensor:
+    """Images ``[B, C, *S]`` whose absent channels are 0 throughout, what is left of one too."""
+    there = present(x)
+    return torch.where(there.reshape(*there.shape, *[1] * (x.ndim - 2)), x, 0.0)
+
+
 def batch_norm(dims: int, channels: int) -> nn.Module:
     """Batch normalisation with scale and shift: an answer depends on the image alone, a position on what it sees."""
     return _BATCH_NORM[dims](channels)

@@ -53,6 +53,7 @@ def test_the_command_measures_every_block_and_writes_the_page(tmp_path: Path, ca
         ({"batch": 0}, "--batch"),
         ({"widths": ()}, "--widths"),
         ({"blocks": ("nothing",)}, "--blocks"),
+        ({"blocks": ("gate", "non_local"), "patch": (192, 192)}, "--patch: found non_local among 9216 voxels"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(wrong, said):

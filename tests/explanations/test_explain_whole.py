@@ -152,6 +152,19 @@ def test_what_is_located_is_the_map_above_the_threshold_that_masks_chose(tmp_pat
             assert picture.format == "PNG"
 
 
+def test_an_unreadable_image_with_a_mask_keeps_no_other_from_being_explained(tmp_path: Path) -> None:
+    pictures(tmp_path / "scans", ("a", "b"))
+    (tmp_path / "scans" / "b.png").write_bytes((tmp_path / "scans" / "b.png").read_bytes()[:100])
+    (tmp_path / "masks").mkdir()
+    for name in "ab":
+        Image.fromarray(np.uint8(blob((24, 30)) > 50)).save(tmp_path / "masks" / f"{name}.png")
+    with pytest.raises(InputError, match=r"b\.png"):
+        foveate.explain(whole(2, (24, 32)), tmp_path / "scans", tmp_path / "out", masks=tmp_path / "masks")
+    listed = json.loads((tmp_path / "out" / "explain.json").read_text())
+    assert [case["case"] for case in listed["cases"]] == ["a"]
+    assert listed["threshold"]["chosen_by"] == "best overlap on 1 cases with masks"
+
+
 def test_without_masks_the_threshold_is_otsus_and_the_class_the_likeliest(tmp_path: Path) -> None:
     pictures(tmp_path / "scans", ("a",))
     model = whole(2, (24, 32))

@@ -176,7 +176,9 @@ def test_an_unknown_block_is_refused():
         AttentionCNN(PLANS["2D"], 2, NetworkConfig(attention=AttentionSlots(bottleneck="positoin")))
 
 
-@pytest.mark.parametrize("part", [{"attention": {"skip": "gate"}}, {"head": "dense_upsampling"}, {"crf": True}])
+@pytest.mark.parametrize(
+    "part", [{"attention": {"skip": "gate"}}, {"head": "dense_upsampling"}, {"crf": True}, {"boxes": True}]
+)
 def test_what_only_a_decoder_has_is_refused(part):
     with pytest.raises(InputError, match="decoder"):
         AttentionCNN(PLANS["2D"], 2, NetworkConfig.model_validate(part))

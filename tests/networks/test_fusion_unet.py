@@ -18,9 +18,9 @@ def plan_of(dims, modalities=3):
     return tiny_plan(dims, patch=(8,) * dims, channels=channels)
 
 
-def network_and_images(dims, missing=((0, 1), (1, 2))):
+def network_and_images(dims, missing=((0, 1), (1, 2)), **settings):
     torch.manual_seed(0)
-    network = build_network(NetworkConfig(name="fusion_unet"), plan_of(dims), CHANNELS)
+    network = build_network(NetworkConfig(name="fusion_unet", **settings), plan_of(dims), CHANNELS)
     images = torch.randn(2, 3, *[8] * dims)
     for place in missing:
         images[place] = torch.nan
@@ -28,9 +28,10 @@ def network_and_images(dims, missing=((0, 1), (1, 2))):
 
 
 @in_2d_and_3d
-def test_what_else_is_in_a_missing_channel_changes_no_bit(dims):
+@pytest.mark.parametrize("part", [{}, {"crf": True}, {"boxes": True}], ids=str)
+def test_what_else_is_in_a_missing_channel_changes_no_bit(dims, part):
     """NaN in one voxel is enough: what remains of the channel after padding or mixing is not looked at."""
-    network, images = network_and_images(dims)
+    network, images = network_and_images(dims, **part)
     before = network(images)[0]
     assert before.isfinite().all()
     for filling in (0.0, 1e4, -torch.inf):
@@ -48,6 +49,17 @@ def test_gradients_are_finite_and_the_stem_of_a_missing_modality_gets_none(dims)
     stems = network.encoder[0][0].stems
     learns = [any((p.grad != 0).any() for p in stem.parameters()) for stem in stems]
     assert learns == [True, False, True]
+
+
+@in_2d_and_3d
+def test_drawn_boxes_are_no_modality_but_reach_the_answer(dims):
+    network, images = network_and_images(dims, boxes=True)
+    assert network.encoder[0][0].fusion.modalities == ("m0", "m1", "m2")
+    boxes = network.boxes(images)
+    here, elsewhere = network.encode(images, boxes), network.encode(images, boxes + 0.2)
+    assert not torch.equal(here[0], elsewhere[0])
+    single = build_network(NetworkConfig(name="fusion_unet", boxes=True), plan_of(dims, 1), CHANNELS)
+    assert not any(isinstance(part, ModalityStems) for part in single.modules())
 
 
 @in_2d_and_3d

@@ -233,3 +233,23 @@ def test_devices_by_name():
         pick_device("tpu")
     with pytest.raises(InputError, match="gpu:97"):
         pick_device("gpu:97")
+
+
+@pytest.mark.parametrize(
+    "config", [{"attention": {"skip": "non_local"}}, {"name": "dual_attention"}, {"name": "hybrid"}], ids=str
+)
+def test_full_attention_never_gets_more_voxels_than_training_would_give_it(config):
+    """A scan larger than the patch is seen whole where the network takes it, and by patches where it does not."""
+    plan = make_plan((1.0, 1.0), (64, 64))
+    network = build_network(NetworkConfig(**config), plan, 3)
+    sizes = []
+    network.bottleneck.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[0][0, 0].numel()))
+    for side, windows in ((80, 1), (192, 25)):
+        sizes.clear()
+        spacing = (1.0, 1.0)
+        assert (
+            make(network, plan, batch=1).predict(np.zeros((side, side), np.float32), spacing=spacing).shape
+            == (side,) * 2
+        )
+        assert len(sizes) == windows
+        assert max(sizes) <= 8192

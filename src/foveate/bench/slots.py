@@ -7,6 +7,8 @@ places, and as a share of a step of the whole network. ``foveate bench attention
 from __future__ import annotations
 
 import datetime
+import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 
 from foveate.attention import ATTENTION
+from foveate.attention.dot_product import check_tokens
 from foveate.attention.matched import MatchedConvolution, parameters_of
 from foveate.bench import attention
 from foveate.bench.ablation import USUAL
@@ -83,7 +86,11 @@ def check(settings: Settings) -> list[str]:
         raise refuse("--patch", "sides", list(settings.patch), f"two or three multiples of {least}", "Correct them.")
     if settings.batch < 1:
         raise refuse("--batch", "number", settings.batch, "1 or more", "Correct it.")
-    return attention.check_shared(settings.blocks, settings.device, settings.docs)
+    names = attention.check_shared(settings.blocks, settings.device, settings.docs)
+    for name in names:
+        _, _, *size = next(places(USUAL.get(name, "encoder"), settings))
+        check_tokens("--patch", name, math.prod(size), getattr(ATTENTION[name], "max_tokens", sys.maxsize))
+    return names
 
 
 def places(slot: str, settings: Settings) -> Iterator[tuple[int, ...]]:

@@ -119,7 +119,11 @@ class WholeWork(Work):
             file = next((file for file in files if file.is_file()), None)
             if file is None:
                 continue
-            volume, mask = self.predictor.read(case.images), read_label(file)
+            try:
+                volume = self.predictor.read(case.images)
+            except InputError:  # explain names it, with the others that cannot be read
+                continue
+            mask = read_label(file)
             if difference := grid_difference(volume, mask):
                 raise InputError([difference])
             if mask.array.any():

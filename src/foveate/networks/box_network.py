@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from foveate.attention.dot_product import to_tokens
 from foveate.attention.pooling import AttentionPooling
-from foveate.cohort.plan import ChannelPlan, Plan
-from foveate.layers import conv, instance_norm
+from foveate.cohort.plan import Plan
+from foveate.layers import conv, instance_norm, without_absent
 
 WIDEST = 32  # channels of any stage
 SOFTNESS = 0.02  # of a drawn edge, in lengths of the patch
@@ -56,7 +56,7 @@ class BoxNetwork(nn.Module):
         self.finders = nn.ModuleList(Finder(widths[-1], plan.dims) for _ in range(count))
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.encoder(x.nan_to_num())
+        features = self.encoder(without_absent(x))
         # Strides divide the image, so the coarse grid spans it whole.
         spans = [n / length for n, length in zip(x.shape[2:], self.patch, strict=True)]
         axes = [_centres(n, span, x.device) for n, span in zip(features.shape[2:], spans, strict=True)]
@@ -84,12 +84,6 @@ class BoxNetwork(nn.Module):
             low, high = shown.argmax(-1), n - shown.flip(-1).argmax(-1)
             corners.append((torch.stack([low, high], dim=-1) - n / 2) / length)
         return torch.stack(corners, dim=-1), marked.flatten(2).any(-1)
-
-
-def with_box_channels(plan: Plan) -> Plan:
-    """The plan as a network sees it whose images come with a drawn box of every structure."""
-    boxes = (ChannelPlan(name=f"box of {name}", normalisation="unit") for name in plan.classes)
-    return plan.model_copy(update={"channels": (*plan.channels, *boxes)})
 
 
 def _centres(n: int, span: float, device: torch.device) -> Tensor:

@@ -17,7 +17,7 @@ from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
 from foveate.networks.heads import DenseUpsampling
-from foveate.networks.unet import Decoder, UNet, build_attention, check_slots
+from foveate.networks.unet import Decoder, UNet, build_attention, most_voxels
 from foveate.text import closest
 
 
@@ -42,7 +42,7 @@ class Classifier(nn.Module):
         self.plan = plan = self.fitted(plan)
         dims, widths, slots = plan.dims, plan.widths, config.attention
         refuse_decoder(config)
-        check_slots(slots, plan)
+        most_voxels(slots, plan)
         self.encoder = nn.ModuleList(
             nn.Sequential(stage, build_attention("encoder", slots.encoder, width, dims))
             for stage, width in zip(self.stages_of.stages(plan), widths, strict=True)
@@ -95,8 +95,7 @@ def refuse_decoder(config: NetworkConfig) -> None:
     """Raise InputError for what belongs to a decoder, which this network has not."""
     asked = {f"network.attention.{slot}": getattr(config.attention, slot) for slot in ("skip", "decoder")}
     wrong = {field: value for field, value in asked.items() if value != "none"}
-    if config.crf:
-        wrong["network.crf"] = "true"
+    wrong |= {f"network.{field}": "true" for field in ("crf", "boxes") if getattr(config, field)}
     if config.head != "convolution":
         wrong["network.head"] = config.head
     for field, value in wrong.items():

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from foveate.attention.dot_product import check_tokens
 from foveate.attention.dual import Channel, Position
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.layers import conv
-from foveate.networks.unet import UNet, stage_voxels
+from foveate.networks.unet import UNet, voxels_for
 
 
 class DualAttentionUNet(UNet):
@@ -25,7 +24,8 @@ class DualAttentionUNet(UNet):
 
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
         super().__init__(plan, channels, config)
-        check_tokens("network.name", "dual_attention", stage_voxels(plan)[-1], Position.max_tokens)
+        most = voxels_for("network.name", "dual_attention", plan, -1, Position.max_tokens)
+        self.most_voxels = min(self.most_voxels, most)
         self.bottleneck = nn.Sequential(DualAttention(plan.widths[-1], plan.dims), self.bottleneck)
 
 

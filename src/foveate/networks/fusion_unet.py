@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from foveate.attention import ModalityFusion
 from foveate.cohort.plan import Plan
-from foveate.layers import present
+from foveate.layers import present, without_absent
 from foveate.networks.unet import Residual, UNet
 
 
@@ -27,28 +27,34 @@ class FusionUNet(UNet):
     takes_missing: ClassVar[bool] = True
 
     @classmethod
-    def stages(cls, plan: Plan) -> Iterator[nn.Module]:
-        first, *others = super().stages(plan)
+    def stages(cls, plan: Plan, boxes: int = 0) -> Iterator[nn.Module]:
+        first, *others = super().stages(plan, boxes)
         names = [channel.name for channel in plan.channels]
-        yield first if len(names) == 1 else ModalityStems(plan.dims, names, plan.widths[0], plan.strides[0])
+        yield first if len(names) == 1 else ModalityStems(plan.dims, names, plan.widths[0], plan.strides[0], boxes)
         yield from others
 
 
 class ModalityStems(nn.Module):
-    """``[B, M, *S]``, absent modalities NaN -> ``[B, O, *S/stride]``: a residual block for each, fused."""
+    """``[B, M, *S]``, absent modalities NaN -> ``[B, O, *S/stride]``: a residual block for each, fused.
 
-    def __init__(self, dims: int, modalities: Sequence[str], outputs: int, stride: Sequence[int]) -> None:
+    boxes: further channels, of drawn boxes; they are no modality, so that what is made of them is added to the fused.
+    """
+
+    def __init__(
+        self, dims: int, modalities: Sequence[str], outputs: int, stride: Sequence[int], boxes: int = 0
+    ) -> None:
         super().__init__()
+        self.beside = Residual(dims, boxes, outputs, stride) if boxes else None
         self.stems = nn.ModuleList(Residual(dims, 1, outputs, stride) for _ in modalities)
         self.fusion = ModalityFusion(outputs, dims, modalities)
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What ``fusion`` takes: ``[B, M, O, *S/stride]``, and which are present ``[B, M]``."""
-        there = present(x)
         # Zero before the stems too: the gradient of their weights is a product with what they saw.
-        x = torch.where(there.reshape(*there.shape, *[1] * (x.ndim - 2)), x, 0.0)
-        stems = zip(self.stems, x.split(1, dim=1), strict=True)
-        return torch.stack([stem(one) for stem, one in stems], dim=1), there
+        stems = zip(self.stems, without_absent(x).split(1, dim=1), strict=True)
+        return torch.stack([stem(one) for stem, one in stems], dim=1), present(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fusion(*self.features(x))
+        image, drawn = x.tensor_split([len(self.stems)], dim=1)
+        fused: Tensor = self.fusion(*self.features(image))
+        return fused + self.beside(drawn) if self.beside else fused

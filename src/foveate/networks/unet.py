@@ -11,7 +11,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ from foveate.attention.matched import PREFIX, MatchedConvolution, parameters_of
 from foveate.cohort.plan import Plan
 from foveate.config import AttentionSlots, NetworkConfig
 from foveate.errors import refuse
-from foveate.layers import JoiningConv, conv, conv_transpose, instance_norm
-from foveate.networks.box_network import BoxNetwork, with_box_channels
+from foveate.layers import JoiningConv, conv, conv_transpose, instance_norm, without_absent
+from foveate.networks.box_network import BoxNetwork
 from foveate.networks.crf import CRF
 from foveate.networks.heads import DenseUpsampling
 from foveate.text import closest
@@ -142,7 +142,11 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """boxes: with ``network.boxes``, finds the structures first; the encoder sees their boxes beside the image."""
+    """boxes: with ``network.boxes``, finds the structures first; the encoder sees their boxes beside the image.
+
+    most_voxels: of an image, so that no block which joins every voxel with every other gets more than it takes.
+    Raises InputError where a patch of the plan has more.
+    """
 
     stage: ClassVar[type[nn.Module]] = Residual
     finest: ClassVar[type[nn.Module]] = Residual  # of full resolution
@@ -154,25 +158,25 @@ class UNet(nn.Module):
         super().__init__()
         self.image_channels = len(plan.channels)
         dims, widths = plan.dims, plan.widths
-        check_slots(config.attention, plan)
         refuse_pool(config.attention)
         self.boxes = BoxNetwork(plan) if config.boxes else None
-        seen = with_box_channels(plan) if config.boxes else plan
+        stages = self.stages(plan, len(plan.classes) if config.boxes else 0)
         self.encoder = nn.ModuleList(
             nn.Sequential(stage, build_attention("encoder", config.attention.encoder, width, dims))
-            for stage, width in zip(self.stages(seen), widths, strict=True)
+            for stage, width in zip(stages, widths, strict=True)
         )
         self.bottleneck = build_attention("bottleneck", config.attention.bottleneck, widths[-1], dims)
         self.decoder = self.decoder_kind(plan, channels, config)
+        self.most_voxels = most_voxels(config.attention, plan, self.decoder.finest)
 
     @classmethod
-    def stages(cls, plan: Plan) -> Iterator[nn.Module]:
+    def stages(cls, plan: Plan, boxes: int = 0) -> Iterator[nn.Module]:
         """The stages of the encoder, finest first: ``[B, width_i-1, *S] -> [B, width_i, *S / stride_i]``.
 
         That of full resolution is a residual block, unless it is the only one: other kinds cost most where they see
-        least.
+        least. boxes: drawn ones, which come behind the channels of the image.
         """
-        inputs = [len(plan.channels), *plan.widths[:-1]]
+        inputs = [len(plan.channels) + boxes, *plan.widths[:-1]]
         for depth, (i, o, stride) in enumerate(zip(inputs, plan.widths, plan.strides, strict=True)):
             yield (cls.stage if depth or len(plan.widths) == 1 else cls.finest)(plan.dims, i, o, stride)
 
@@ -182,7 +186,7 @@ class UNet(nn.Module):
         boxes: what the box network says of x, for a caller that has asked it already.
         """
         # A missing modality looks the same everywhere to the CRF, which is to say nothing.
-        features, image = [], [x.nan_to_num()] if self.decoder.crf else []
+        features, image = [], [without_absent(x)] if self.decoder.crf else []
         if self.boxes:
             boxes = self.boxes(x) if boxes is None else boxes
             x = torch.cat([x, self.boxes.draw(boxes, x.shape[2:]).to(x.dtype)], dim=1)
@@ -212,29 +216,33 @@ def refuse_pool(slots: AttentionSlots) -> None:
         raise refuse("configuration", "network.attention.pool", slots.pool, "a network that pools", fix)
 
 
-def check_slots(slots: AttentionSlots, plan: Plan) -> None:
-    """Raises InputError where a block that joins every voxel with every other would get too many of them."""
-    voxels = stage_voxels(plan)
-    finest = {"encoder": voxels[0], "bottleneck": voxels[-1], "skip": voxels[0], "decoder": voxels[0]}
-    if len(voxels) == 1:  # no decoder stages, no skips
-        del finest["skip"], finest["decoder"]
-    for slot, tokens in finest.items():
+def most_voxels(slots: AttentionSlots, plan: Plan, finest: int = 0) -> float:
+    """See ``UNet``; infinity where no block is of that kind. finest: the decoder's last stage.
+
+    Raises InputError for the name of a block that is none, too, if its slot has no place in such a network.
+    """
+    stages = {"encoder": 0, "bottleneck": -1, "skip": finest, "decoder": finest}
+    most = math.inf
+    for slot, stage in stages.items():
         name = getattr(slots, slot)
-        limit = getattr(ATTENTION.get(name), "max_tokens", None)
-        if limit is not None:
-            check_tokens(f"network.attention.{slot}", name, tokens, limit)
+        limit = getattr(find_block(slot, name), "max_tokens", None)
+        built = stage < len(plan.widths) - 1 or slot == "encoder"
+        if limit is not None and name in ATTENTION and built:
+            most = min(most, voxels_for(f"network.attention.{slot}", name, plan, stage, limit))
+    return most
 
 
-def stage_voxels(plan: Plan) -> list[int]:
-    """Voxels of each stage's features for one patch, finest first."""
-    strides = itertools.accumulate(map(math.prod, plan.strides), operator.mul)
-    return [math.prod(plan.patch) // stride for stride in strides]
+def voxels_for(where: str, block: str, plan: Plan, stage: int, limit: int) -> int:
+    """Voxels of an image whose features have ``limit`` of them at ``stage``; InputError where a patch has more."""
+    stride = list(itertools.accumulate(map(math.prod, plan.strides), operator.mul))[stage]
+    check_tokens(where, block, math.prod(plan.patch) // stride, limit)
+    return limit * stride
 
 
-def build_attention(slot: str, name: str, channels: int, dims: int, inputs: tuple[int, ...] = (1,)) -> nn.Module:
-    """The block for a slot; raises InputError when the name is unknown or the slot cannot feed it."""
+def find_block(slot: str, name: str) -> Any:
+    """The block of that name, that of a ``matched:`` convolution, or None; raises InputError when it is unknown."""
     if name == "none":
-        return nn.Identity()
+        return None
     matched = name.removeprefix(PREFIX)
     if matched not in ATTENTION:
         raise refuse(
@@ -244,8 +252,14 @@ def build_attention(slot: str, name: str, channels: int, dims: int, inputs: tupl
             f"none or one of {', '.join(ATTENTION)}",
             closest(matched, ATTENTION),
         )
-    block = ATTENTION[matched]
-    if name != matched:
+    return ATTENTION[matched]
+
+
+def build_attention(slot: str, name: str, channels: int, dims: int, inputs: tuple[int, ...] = (1,)) -> nn.Module:
+    """The block for a slot; raises InputError when the name is unknown or the slot cannot feed it."""
+    if (block := find_block(slot, name)) is None:
+        return nn.Identity()
+    if name not in ATTENTION:
         return MatchedConvolution(channels, dims, parameters_of(block(channels, dims)))
     needed = getattr(block, "inputs", 1)
     if needed not in inputs:

@@ -79,6 +79,11 @@ class Answering(Generic[Kind]):
         """Whether the network answers scans of which some modalities are missing."""
         return bool(getattr(self.network, "takes_missing", False))
 
+    @property
+    def most_voxels(self) -> float:
+        """Voxels of the largest image that the network takes; see ``UNet``."""
+        return float(getattr(self.network, "most_voxels", math.inf))
+
     def refuse_missing(self, file: str, field: str, missing: Sequence[int]) -> InputError:
         """What to raise for a scan without the modalities of these numbers."""
         names = [channel.name for channel in self.plan.channels]

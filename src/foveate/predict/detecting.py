@@ -51,7 +51,7 @@ class BoxPredictor(Answering[Detection]):
         shape = tuple(image.shape[1:])
         full = tuple(math.ceil(n / stride) * stride for n, stride in zip(shape, self.strides, strict=True))
         size = tuple(max(n, p) for n, p in zip(full, self.plan.patch, strict=True))
-        if math.prod(size) > WHOLE * math.prod(self.plan.patch):
+        if math.prod(size) > min(WHOLE * math.prod(self.plan.patch), self.most_voxels):
             size = self.plan.patch
         windows = place_windows(shape, size, SHARED)
         scan = Scan(image, windows, self.task.channels, self.answer, self.batch, self.device)

@@ -157,11 +157,13 @@ class Predictor(Answering[Segmentation]):
         _sweep(Scan(image, windows, self.task.channels, forward, batch, self.device), grid, decode, out)
 
     def _windows(self, shape: tuple[int, ...], overlap: float, whole: bool = True) -> Windows:
-        """One window as large as the volume where memory allows and ``whole``, else windows of the plan's patch."""
+        """One window as large as the volume where memory and the network allow and ``whole``, else windows of the
+        plan's patch."""
         full = tuple(math.ceil(n / stride) * stride for n, stride in zip(shape, self.strides, strict=True))
         patch = self.plan.patch
         size = full
-        if not whole or math.prod(full) * self._bytes_per_voxel > ACTIVATIONS:
+        voxels = math.prod(full)
+        if not whole or voxels * self._bytes_per_voxel > ACTIVATIONS or voxels > self.most_voxels:
             size = tuple(min(n, p) for n, p in zip(full, patch, strict=True))
         # Instance normalisation needs more than one voxel on the coarsest grid.
         if size == self.strides:
