@@ -170,6 +170,7 @@ def _run(settings: Settings, left: Sequence[Run], rows: Sequence[Row], told: Cal
     for seed in range(settings.seeds):  # all of them now: hours later is too late to learn that a class is missing
         for labels in settings.labels:
             draws.take(seed, labels)
+    pools.refuse_unscored()
     without = settings.without.stem if settings.without else ""
     _check_rows(settings, rows, without, pools)
     shared = settings.shared

@@ -29,8 +29,8 @@ Classes = Mapping[str, int | tuple[int, ...]]
 class Pools:
     """The cohort of a benchmark in two parts without a common patient.
 
-    train: cases that may train, with and without a label. scored: cases whose labels are for scoring alone. Of both,
-    only the labels of ``train`` are opened here, and only when somebody asks what they show.
+    train: cases that may train, with and without a label. scored: cases whose labels are for scoring alone. Labels are
+    opened when somebody asks what they show; those of ``scored`` for nothing but whether each class is in one of them.
     """
 
     train: Cohort
@@ -42,7 +42,7 @@ class Pools:
         return leaf_classes(self.train.classes, self.train.tree)
 
     def values(self, case: Case) -> frozenset[int]:
-        """The values of a training case's label, those without information left out."""
+        """The values of a case's label, those without information left out."""
         if case.id not in self._values:
             assert case.label is not None
             found = values_present(read_label(case.label).array)
@@ -50,10 +50,16 @@ class Pools:
         return self._values[case.id]
 
     def shows(self, case: Case) -> frozenset[str]:
-        """The classes that a training case's label shows."""
+        """The classes that a case's label shows."""
         values = self.values(case)
         members = {name: {value} if isinstance(value, int) else set(value) for name, value in self.classes.items()}
         return frozenset(name for name, wanted in members.items() if values & wanted)
+
+    def refuse_unscored(self) -> None:
+        """Raises InputError where a class is in no scored case: a wrong prediction of it alone would have a score."""
+        if absent := sorted(set(self.classes).difference(*map(self.shows, self.scored.cases))):
+            found, fix = f"no scored case with {', '.join(absent)}", "Add such cases, or leave it out of --classes."
+            raise refuse(self.scored.root, "labels of --score", found, "every class in one of them", fix)
 
 
 def read_pools(data: Path, score: Path, without: Path | None = None, classes: Classes | None = None) -> Pools:

@@ -76,7 +76,7 @@ def group_rows(rows: Sequence[Row]) -> dict[Key, Group]:
 def mean_dice(group: Group) -> Estimate:
     """Dice as the mean of the classes' means over cases and seeds."""
     patients, values = case_values(group, sorted(group))
-    return Estimate(_score(values), *_interval(patients, class_mean(values, draw_weights(patients))))
+    return Estimate(_score(values), *_interval(patients, over_seeds(values, draw_weights(patients))))
 
 
 def paired(group: Group, baseline: Group) -> Estimate:
@@ -85,7 +85,7 @@ def paired(group: Group, baseline: Group) -> Estimate:
     if not patients:
         return Estimate(NAN, NAN, NAN)
     weights = draw_weights(patients)
-    draws = class_mean(ours, weights) - class_mean(theirs, weights)
+    draws = over_seeds(ours, weights) - over_seeds(theirs, weights)
     return Estimate(_score(ours) - _score(theirs), *_interval(patients, draws))
 
 
@@ -100,7 +100,7 @@ def gap_share(group: Group, baseline: Group, ceiling: Group) -> Estimate:
         return Estimate(NAN, NAN, NAN)
     share = (_score(ours) - _score(low)) / (_score(high) - _score(low))
     weights = draw_weights(patients)
-    score, bottom, top = (class_mean(values, weights) for values in (ours, low, high))
+    score, bottom, top = (over_seeds(values, weights) for values in (ours, low, high))
     open_ = top > bottom
     if open_.mean() <= 0.975:
         return Estimate(share, NAN, NAN)
@@ -108,7 +108,7 @@ def gap_share(group: Group, baseline: Group, ceiling: Group) -> Estimate:
 
 
 def case_values(group: Group, seeds: Sequence[int]) -> tuple[list[str], np.ndarray]:
-    """Patient of each case, in order of the case ids, and the cases' Dice averaged over seeds, ``[cases, classes]``.
+    """Patient of each case, in order of the case ids, and the Dice of each seed, ``[seeds, cases, classes]``.
 
     Raises ValueError when the seeds were scored on different cases.
     """
@@ -117,14 +117,14 @@ def case_values(group: Group, seeds: Sequence[int]) -> tuple[list[str], np.ndarr
     if any(sorted(other) != ids for other in cases):
         raise ValueError("the seeds of a configuration were scored on different cases")
     values = [[found[case]["dice"] for case in ids] for found in cases]
-    return [cases[0][case]["patient"] for case in ids], np.array(values, dtype=float).mean(axis=0)
+    return [cases[0][case]["patient"] for case in ids], np.array(values, dtype=float)
 
 
 def _alike(*groups: Group) -> tuple[list[np.ndarray], list[str]]:
     """Values of each group over the seeds that all have, and the patients; nobody where they share no seed."""
     seeds = sorted(set.intersection(*(set(group) for group in groups)))
     if not seeds:
-        return [np.zeros((0, 1))] * len(groups), []
+        return [np.zeros((0, 0, 1))] * len(groups), []
     if any(group[seeds[0]][CASES].keys() != groups[0][seeds[0]][CASES].keys() for group in groups):
         raise ValueError("two configurations were scored on different cases")
     found = [case_values(group, seeds) for group in groups]
@@ -132,7 +132,13 @@ def _alike(*groups: Group) -> tuple[list[np.ndarray], list[str]]:
 
 
 def _score(values: np.ndarray) -> float:
-    return float(class_mean(values)[0])
+    return float(over_seeds(values)[0])
+
+
+def over_seeds(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """``class_mean`` of each seed, averaged over seeds: a structure that is in no label but in one seed's prediction
+    counts in that seed. values: ``[seeds, cases, classes]``."""
+    return np.mean([class_mean(each, weights) for each in values], axis=0)
 
 
 def _interval(patients: Sequence[str], draws: np.ndarray) -> tuple[float, float]:

@@ -83,16 +83,18 @@ def read_coco(path: Path, apart: list[Problem] | None = None) -> dict[str, Annot
             raise refuse(path, key, "no list of objects", "a list, as COCO has it", "Export the annotations as COCO.")
     names = {_id(item.get("id")): str(item.get("name", "")).strip() for item in lists["categories"] or ()}
     files: dict[Any, str] = {}
+    seen: set[str] = set()
     shapes: dict[Any, tuple[int, ...] | None] = {}
     problems = []
     for item in lists["images"] or ():
         number, file = _id(item.get("id")), item.get("file_name")
-        if not isinstance(file, str) or number is None or number in files or file in files.values():
+        if not isinstance(file, str) or number is None or number in files or file in seen:
             fix = "Give every image an id and a file_name of its own."
             found = f"id {item.get('id')!r}, file_name {file!r}"
             problems.append(Problem(str(path), "images", found, "both, and once", fix))
         else:
             files[number], shapes[number] = file, _coco_shape(item)
+            seen.add(file)
     boxes: dict[Any, list[Box]] = defaultdict(list)
     wrong: dict[Any, list[Problem]] = defaultdict(list)
     for item in lists["annotations"] or ():

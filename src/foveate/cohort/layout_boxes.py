@@ -107,15 +107,16 @@ def settle_boxes(cohort: Cohort, shapes: Mapping[str, tuple[int, ...]]) -> tuple
     shapes: of every image that could be read, by case; the others lose their label.
     """
     cases, problems = [], []
-    maps = {case.id: read_label(case.label).array[0] for case in cohort.labelled if case.label and case.id in shapes}
+    maps = {case.id: case.label for case in cohort.labelled if case.label and case.id in shapes}
     values = cohort.classes
-    if maps and not values:
-        found = sorted({int(value) for labels in maps.values() for value in np.unique(labels)} - {0, IGNORE})
+    if maps and not values:  # each map is read once more below: all of them would fill the memory
+        found = sorted({int(v) for file in maps.values() for v in np.unique(read_label(file).array)} - {0, IGNORE})
         values = {f"class {value}": value for value in found}
     annotations: dict[str, Annotation] = {}
     for case in cohort.labelled:
         if case.id in maps:
-            annotations[case.id] = Annotation(mask_boxes(maps[case.id], values), source=case.label)
+            boxes = mask_boxes(read_label(maps[case.id]).array[0], values)
+            annotations[case.id] = Annotation(boxes, source=case.label)
         elif case.id in shapes:
             annotations[case.id] = case.target
     names = [box.name for annotation in annotations.values() for box in annotation.boxes]

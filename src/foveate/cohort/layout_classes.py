@@ -34,7 +34,7 @@ def find_classes(root: Path, data: dict[str, Any] | None) -> Cohort:
     problems: list[Problem] = []
     folders = class_folders(root)
     names = [folder.name for folder in folders]
-    problems += similar_names(root, names)
+    problems += judge_names(root, names)
     files: dict[str, tuple[Path, str | None]] = {}
     without = sorted(entry for entry in root.iterdir() if entry.is_dir() and is_unlabelled(entry))
     for folder in [*folders, *without]:
@@ -58,17 +58,23 @@ def find_classes(root: Path, data: dict[str, Any] | None) -> Cohort:
     )
 
 
-def similar_names(file: Path, names: Iterable[str]) -> list[Problem]:
-    """Names of classes that differ only by case or white space: one class, most likely."""
+def judge_names(file: Path, names: Iterable[str]) -> list[Problem]:
+    """Names of classes that differ only by case or white space, one class most likely, and those of other columns."""
     groups: dict[str, list[str]] = {}
+    names = list(names)
+    taken = [name for name in names if name in ("case", "label")]
     for name in names:
         groups.setdefault("".join(name.split()).casefold(), []).append(name)
     fix = "Write the name in one way everywhere; if they are two classes, name them so that people can tell."
     expected = "names that differ by more than case or space"
+    columns = "other names: predictions.csv has columns of these"
     return [
-        Problem(str(file), "class names", " and ".join(map(repr, group)), expected, fix)
-        for group in groups.values()
-        if len(group) > 1
+        *(Problem(str(file), "class names", repr(name), columns, "Rename the class.") for name in taken),
+        *(
+            Problem(str(file), "class names", " and ".join(map(repr, group)), expected, fix)
+            for group in groups.values()
+            if len(group) > 1
+        ),
     ]
 
 

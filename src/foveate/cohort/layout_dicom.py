@@ -8,7 +8,6 @@ of one modality. Studies with one PatientID are of one patient.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.dicom_studies import Study, find_series, find_studies, modality_key
 from foveate.cohort.layout_nnunet import match_labels
 from foveate.cohort.layout_plain import read_declared
-from foveate.cohort.listing import list_images, read_patients, some
+from foveate.cohort.listing import list_images, read_patients
 from foveate.errors import Problem
 
 
@@ -46,7 +45,7 @@ def find_dicom(root: Path, data: dict[str, Any] | None) -> Cohort:
     folder = root / "labels"
     labels = list_images(folder, root, problems) if folder.is_dir() else []
     label_of = match_labels(labels, {study.called: study for study in studies}, problems)
-    patients = _patients(root, list(by_id.values()), problems)
+    patients = read_patients(root, by_id, problems, {id: study.patient for id, study in by_id.items()})
     cases = []
     for id, study in sorted(by_id.items()):
         folders = {modality_key(name): series for name, series in study.channels.items()}
@@ -55,18 +54,3 @@ def find_dicom(root: Path, data: dict[str, Any] | None) -> Cohort:
         images = tuple(folders[modality_key(channels[number])] for number in there)
         cases.append(Case(id, images, label_of.get(study.called), patients[id], missing))
     return Cohort(root, "DICOM", 3, tuple(cases), channels, classes, ignore, tuple(problems), tree)
-
-
-def _patients(root: Path, studies: list[Study], problems: list[Problem]) -> dict[str, str]:
-    """Patient of each study: as patients.csv says, else one for each PatientID."""
-    if (root / "patients.csv").is_file():
-        return read_patients(root, [study.id for study in studies], problems)
-    groups: dict[str, list[str]] = defaultdict(list)
-    for study in studies:
-        groups[study.patient or f"study {study.id}"].append(study.id)
-    for ids in groups.values():
-        if len(ids) > 1:
-            found = f"one for {len(ids)} studies ({some(ids)})"
-            fix = "They count as one patient. If PatientID was only made anonymous, say in patients.csv who is who."
-            problems.append(Problem(str(root), "PatientID", found, "one for each patient", fix, "warn"))
-    return {id: ids[0] for ids in groups.values() for id in ids}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.cohort.cohort import Case, Cohort, TaskName
-from foveate.cohort.layout_classes import one_kind_of_file, similar_names
+from foveate.cohort.layout_classes import judge_names, one_kind_of_file
 from foveate.cohort.layout_nnunet import group_channels
 from foveate.cohort.layout_plain import numbered
 from foveate.cohort.listing import list_images, no_longer_than_header, read_channels, read_patients, some
@@ -54,7 +54,7 @@ def find_table(root: Path, data: dict[str, Any] | None) -> Cohort:
         names = sorted({name for label in labels.values() for name in label or ()})
         if "label" not in columns:
             names = [column for column in columns if column not in OTHER]
-        problems += similar_names(path, names)
+        problems += judge_names(path, names)
         targets = dict(labels)
     patients = _patients(path, root, rows, groups, columns, problems)
     pictures = any(image_suffix(image) in PICTURE_SUFFIXES for image in images)

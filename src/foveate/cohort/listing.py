@@ -207,13 +207,17 @@ def no_longer_than_header(path: Path, line: int, row: Mapping[Any, Any]) -> None
         raise refuse(path, f"line {line}", f"{columns + len(more)} cells", f"{columns}, as the first line has", fix)
 
 
-def read_patients(root: Path, ids: Iterable[str], problems: list[Problem]) -> dict[str, str]:
-    """Patient of each case from ``patients.csv`` (columns case, patient); without it every case is its own."""
+def read_patients(
+    root: Path, ids: Iterable[str], problems: list[Problem], recorded: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Patient of each case from ``patients.csv`` (columns case, patient).
+
+    Without it the cases with one PatientID are of one patient, and every other is its own. recorded: what DICOM says.
+    """
     known = set(ids)
-    patients = {case: case for case in known}
     path = root / "patients.csv"
     if not path.is_file():
-        return patients
+        return _recorded_patients(root, sorted(known), problems, recorded or {})
     listed: dict[str, str] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -245,6 +249,21 @@ def read_patients(root: Path, ids: Iterable[str], problems: list[Problem]) -> di
         problems.append(Problem(str(path), "patient", found, "a line for every case", fix, "warn"))
     # A case without a line gets a name that no listed patient can have.
     return {case: listed.get(case, f"case {case}") for case in known}
+
+
+def _recorded_patients(
+    root: Path, ids: Iterable[str], problems: list[Problem], recorded: Mapping[str, str]
+) -> dict[str, str]:
+    """Patients are called by the first of their cases: what identifies a person leaves the scan in no file."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for case in ids:
+        groups[recorded.get(case) or f"case {case}"].append(case)
+    for cases in groups.values():
+        if len(cases) > 1:
+            found = f"one for {len(cases)} cases ({some(cases)})"
+            fix = "They count as one patient. If PatientID was only made anonymous, say in patients.csv who is who."
+            problems.append(Problem(str(root), "PatientID", found, "one for each patient", fix, "warn"))
+    return {case: cases[0] for cases in groups.values() for case in cases}
 
 
 def _short(value: object) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from foveate.cohort.cohort import TaskName
 from foveate.config import RegressionLoss, Strict
@@ -59,16 +60,16 @@ class Plan(Strict):
     """
 
     dims: Literal[2, 3]
-    spacing: tuple[float, ...]
-    patch: tuple[int, ...]
+    spacing: tuple[PositiveFloat, ...]
+    patch: tuple[PositiveInt, ...]
     batch: int = Field(ge=1)
     channels: tuple[ChannelPlan, ...]
     classes: dict[str, int | tuple[int, ...]]
     ignore: int | None = None
     tree: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     mirror_axes: tuple[int, ...] = ()
-    widths: tuple[int, ...]
-    strides: tuple[tuple[int, ...], ...]
+    widths: tuple[PositiveInt, ...] = Field(min_length=1)
+    strides: tuple[tuple[PositiveInt, ...], ...]
     step_seconds: float | None = None
     task: TaskName = "segmentation"
     whole: bool = False
@@ -77,6 +78,25 @@ class Plan(Strict):
     target_mean: float = 0.0
     target_std: float = Field(default=1.0, gt=0)
     loss: RegressionLoss = "gaussian"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Plan:
+        lengths = {
+            "spacing": self.spacing,
+            "patch": self.patch,
+            **{f"strides {i}": s for i, s in enumerate(self.strides)},
+        }
+        for name, numbers in lengths.items():
+            if len(numbers) != self.dims:
+                raise ValueError(f"{name} needs a number for each of {self.dims} axes")
+        if len(self.widths) != len(self.strides):
+            raise ValueError("widths and strides need an entry for each stage")
+        if any(not 0 <= axis < self.dims for axis in self.mirror_axes):
+            raise ValueError(f"mirror_axes are numbers from 0 to {self.dims - 1}")
+        for axis, length in enumerate(self.patch):
+            if length % (step := math.prod(stride[axis] for stride in self.strides)):
+                raise ValueError(f"axis {axis} of the patch must be a multiple of {step}, the product of its strides")
+        return self
 
     @property
     def fits(self) -> bool:
@@ -101,8 +121,8 @@ class Plan(Strict):
             raise InputError(
                 Problem(
                     str(path),
-                    ".".join(map(str, item["loc"])),
-                    repr(item["input"])[:80],
+                    ".".join(map(str, item["loc"])) or "numbers",
+                    repr(item["input"])[:80] if item["loc"] else "some that do not fit together",
                     item["msg"],
                     "Correct plan.json.",
                 )

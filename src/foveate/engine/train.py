@@ -6,7 +6,7 @@ The way from here to the gradient: train -> fit -> train_loop -> train_step -> M
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -123,7 +123,7 @@ def train(
         report = usable(data, labelled, settings, kind)
         settings = settle_method(settings, report.cohort, progress.note)
         fabric = launch(settings)
-        plan = settle_plan(folder, fabric, report, settings, model)
+        plan = settle_plan(folder, fabric, report, [*([first] if first else []), settings], model)
         here = Session(fabric, report, plan, stop, progress)
         start: Callable[[], SavedModel] | None = None
         if settings.init:
@@ -266,7 +266,8 @@ def say_if_untaught(method: Method, progress: TrainingProgress) -> None:
 def late_step(fabric: Fabric, settings: Config, kind: type[Method], sampler: Sampler, plan: Plan) -> None:
     """One of the steps of such a training by another plan that hold most: with unlabelled scans, and the optimisers'
     moments. Its weights are thrown away."""
-    method, late = assemble(fabric, plan, settings, kind), Schedule(steps=100, seconds=None)
+    at_once = settings.model_copy(update={"method": settings.method.model_copy(update={"start": 0.0})})
+    method, late = assemble(fabric, plan, at_once, kind), Schedule(steps=100, seconds=None)
     late.step = 99
     optimisers = build_optimisers(method, settings.optimiser)
     train_loop(fabric, method, optimisers, sampler.by(plan), late, settings.optimiser)
@@ -309,13 +310,15 @@ def schedule_of(settings: Config, started: float, before: Config | None = None) 
 
 
 def settle_plan(
-    folder: RunFolder, fabric: Fabric, report: CheckReport, settings: Config, start: SavedModel | None = None
+    folder: RunFolder, fabric: Fabric, report: CheckReport, trainings: Sequence[Config], start: SavedModel | None = None
 ) -> Plan:
     """The plan of the run that is continued, the plan.json that was put into the folder, or a new one that fits.
 
-    start: the model whose weights the run begins with; a new plan takes voxel size, patch and network from it.
-    Raises InputError when its weights do not fit.
+    trainings: what is trained one after the other, the run itself last. start: the model whose weights the run begins
+    with; a new plan takes voxel size, patch and network from it. Raises InputError when its weights do not fit, and
+    what any of the trainings would raise when it begins, before the folder is a run and the one before has run.
     """
+    settings = trainings[-1]
     data = {case: {"image": facts.sha256, "label": facts.label_sha256} for case, facts in report.facts.items()}
     if settings.network.boxes:
         boxes = {case.id: hashlib.sha256(repr(case.boxes).encode()).hexdigest() for case in report.cohort.cases}
@@ -338,6 +341,9 @@ def settle_plan(
     if start:
         refuse_unlike(start, plan, settings.network)
         more["init"] = record_of(start)
+    for training in trainings:
+        split_cases(report.cohort, training.seed, training.validation)
+        assemble(fabric, plan, training, method_class(training))
     folder.begin(settings, plan, data, **more)
     return plan
 

@@ -50,7 +50,11 @@ def inspect_nifti_label(path: Path) -> Inspected:
     if data is None:
         return None, problems
     if (header.slope, header.intercept) != (1.0, 0.0):
-        data = data * header.slope + header.intercept
+        scaled = data * header.slope
+        data = scaled + header.intercept
+        # Slope and intercept are stored with 24 bits: whole numbers come back with their rounding.
+        near, nearest = (np.abs(scaled) + abs(header.intercept)) * 2.0**-22, np.rint(data)
+        data = np.where(np.abs(data - nearest) <= near, nearest, data)
     array, found = whole_numbers(path, data)
     problems += found
     return (None if array is None else _volume(header, array[None])), problems

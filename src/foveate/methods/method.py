@@ -110,8 +110,8 @@ class Method(nn.Module):
         step sends as many images through the student as one of the baseline; a method that looks at an image more than
         once stays below 2.2 steps of the baseline (a forward pass without gradient is a third of one with).
 
-        pool: share of the images of the dataset that are unlabelled. They take no more of a batch, so that a handful
-        of them is not shown more often than what has labels.
+        pool: share of the images of the dataset that are unlabelled. They take no more of a batch, though always one:
+        in batches of some size a handful of them is not shown more often than what has labels.
         """
         if self.weight(progress) == 0:
             return batch, 0

@@ -53,6 +53,12 @@ def evaluate_boxes(path: Path, data: Path, cases: Sequence[str] | None = None) -
     classes = {name: number for number, name in enumerate((*cohort.classes, *odd))}
     names = list(found)
     rows, unmatched = match_cases(path, names, truths, cases)
+    for case, row in rows.items():
+        if odd_box := next((edges for edges, _, _ in found[names[row]] if len(edges) != 2 * cohort.dims), None):
+            expected = f"{2 * cohort.dims}, as the dataset has {cohort.dims} axes"
+            raise refuse(
+                path, f"bbox of {case}", f"{len(odd_box)} numbers", expected, "Score what was predicted for it."
+            )
     images = [
         image_boxes(case, patients[case], targets[case], found[names[row]], classes, cohort.dims)
         for case, row in rows.items()

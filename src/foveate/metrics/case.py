@@ -80,6 +80,8 @@ def score_case(
     box = union_box(prediction != 0, reference != 0)
     if box is None:
         return dict.fromkeys(members, ABSENT)
+    # Cut to one slice a volume would be taken for a picture, whose masks have outlines and no surfaces.
+    box = tuple(slice(max(part.start - 1, 0), part.stop + 1) if part.stop - part.start == 1 else part for part in box)
     table = np.zeros(values[-1] + 1, dtype=np.uint16)
     table[values] = np.arange(len(values))
     predicted, true = table[prediction[box]], table[reference[box]]  # positions in ``values``

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from foveate.cohort import listing
+from foveate.cohort.dicom_studies import find_series
+from foveate.cohort.layouts import find_cohort
 from foveate.cohort.tree import Tree, read_tree
 from foveate.errors import InputError, Problem, refuse
 from foveate.io import case_stem
@@ -43,6 +45,8 @@ def find_references(labels: Path) -> References:
     problems: list[Problem] = []
     classes, tree, ignore = _declared_classes(root / "dataset.json", problems)
     patients = listing.read_patients(root, files, problems)
+    if not (root / "patients.csv").is_file() and next(find_series(root), None):  # DICOM says whose the scans are
+        patients |= {case_stem(case.label): case.patient for case in find_cohort(root).labelled if case.label}
     if any(problem.severity == "refuse" for problem in problems):
         raise InputError(problem for problem in problems if problem.severity == "refuse")
     # patients.csv may well name cases that have no label: nothing to warn of here.

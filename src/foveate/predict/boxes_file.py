@@ -12,6 +12,7 @@ from foveate.cohort.boxes import PREDICTIONS
 from foveate.cohort.cohort import Case
 from foveate.errors import FoveateError, InputError, Problem
 from foveate.files import write_atomic
+from foveate.io import image_suffix
 from foveate.io.volume import Volume
 from foveate.predict.detecting import BoxPredictor
 from foveate.tasks import Boxes
@@ -32,11 +33,11 @@ def predict_boxes(
 
     Images have file_name and, of pictures, width and height, of volumes size; annotations have bbox, ``[x, y, w, h]``
     with x along the columns, or ``[x, y, z, w, h, d]`` by array axis, and score. Raises InputError at the end, when the
-    other cases are written, with each case that could not be read.
+    other cases are written, with each case that could not be read; nothing is written where that is all of them.
     """
     from foveate.predict.box_picture import draw_boxes
 
-    path = out if out.suffix.lower() == ".json" else out / PREDICTIONS
+    path = boxes_path(out)
     names = list(predictor.plan.classes)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -50,20 +51,32 @@ def predict_boxes(
             problems += [replace(problem, case=case.id) for problem in error.problems]
         else:
             first = case.images[0]
-            name = case.id if first.is_dir() else f"{case.id}{first.name.removeprefix(Path(case.id).name)}"
-            images.append({"id": number, "file_name": name, **_size(volume)})
+            # The case's own name: evaluation knows nothing of channels, _0000 is none of it.
+            suffix = "" if first.is_dir() else first.name[-len(image_suffix(first)) :]
+            images.append({"id": number, "file_name": case.id + suffix, **_size(volume)})
             annotations += _annotations(found, number, len(annotations) + 1)
-            picture = path.parent / PICTURES / f"{case.id}.png"
+            picture = picture_path(out, case)
             _write(picture, draw_boxes(volume, found, names))
             drawn.append(picture)
         if progress is not None:
             progress(number, len(cases))
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     data = {"images": images, "categories": categories, "annotations": annotations}
-    _write(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    if images:
+        _write(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
     if problems:
         raise InputError(problems)
     return [path, *drawn]
+
+
+def boxes_path(out: Path) -> Path:
+    """Where the boxes of all images go."""
+    return out if out.suffix.lower() == ".json" else out / PREDICTIONS
+
+
+def picture_path(out: Path, case: Case) -> Path:
+    """Where the picture of a case goes, beside the boxes."""
+    return boxes_path(out).parent / PICTURES / f"{case.id}.png"
 
 
 def _size(volume: Volume) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from foveate.cohort.layout_nnunet import missing_channels
 from foveate.cohort.listing import some
 from foveate.errors import FoveateError, InputError, Problem, refuse
 from foveate.io import COLOURS, PICTURE_SUFFIXES, case_stem, image_suffix, is_series, write_label
-from foveate.predict.boxes_file import predict_boxes
+from foveate.predict.boxes_file import picture_path, predict_boxes
 from foveate.predict.detecting import BoxPredictor
 from foveate.predict.dicom_cases import dicom_cases
 from foveate.predict.predictor import AnyPredictor, load
@@ -62,6 +62,7 @@ def predict_files(
         return [predict_table(predictor, cases, target, mirror=mirror, views=views, progress=progress)]
     if isinstance(predictor, BoxPredictor):
         cases = find_whole(source, channel_names(predictor))
+        _check_distinct(cases, [picture_path(target, case) for case in cases])
         return predict_boxes(predictor, cases, target, mirror=mirror, progress=progress)
     cases = find_images(source, channel_names(predictor))
     if not predictor.takes_missing:
@@ -208,8 +209,8 @@ def _output(case: Case, source: Path, target: Path) -> Path:
     return target / (case.id + (".nii.gz" if volume else ".png"))
 
 
-def _check_outputs(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
-    """Refuse, before any work, outputs that are inputs, that coincide, or that have no folder to lie in."""
+def _check_distinct(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
+    """Refuse, before any work, outputs that are inputs or that coincide."""
     problems = []
     inputs = {file.resolve() for case in cases for file in case.images}
     seen: dict[str, Case] = {}
@@ -222,6 +223,15 @@ def _check_outputs(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
         if (other := seen.setdefault(str(output).lower(), case)) is not case:
             found = f"cases {other.id} and {case.id}"
             problems.append(Problem(str(output), "output", found, "one case a file", "Rename one of the images."))
+    if problems:
+        raise InputError(problems)
+
+
+def _check_outputs(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
+    """Refuse, before any work, outputs that are inputs, that coincide, or that have no folder to lie in."""
+    _check_distinct(cases, outputs)
+    problems = []
+    for case, output in zip(cases, outputs, strict=True):
         volume = image_suffix(case.images[0]) not in PICTURE_SUFFIXES
         if image_suffix(output) not in ((".nii", ".nii.gz") if volume else (".png",)):
             expected = ".nii.gz or .nii" if volume else ".png"

@@ -37,7 +37,7 @@ def predict_table(
 
     Columns: case, label, and the probability of each class; of regression case, value, low, high. mirror: also where
     the plan mirrors nothing by itself; mirrorings of the plan are always averaged over. Raises InputError at the end,
-    when the other cases are written, with each case that could not be read.
+    when the other cases are written, with each case that could not be read; nothing is written where all are such.
     """
     path = out if out.suffix.lower() == ".csv" else out / TABLE
     plan = predictor.plan
@@ -63,7 +63,8 @@ def predict_table(
             answer()
         if progress is not None:
             progress(number, len(cases))
-    _write(path, [_header(predictor), *rows])
+    if rows:
+        _write(path, [_header(predictor), *rows])
     if problems:
         raise InputError(problems)
     return path
