@@ -144,7 +144,7 @@ class FewLabels:
         if not (folder / "model" / "model.json").exists():
             self._call(log, arguments, note)
         out, scores = folder / "benchmark", folder / "benchmark" / "scores.json"
-        self._call(log, ["predict", folder, self.work / "scored", out, "--device", "cpu"])
+        self._call(log, ["predict", folder, self.work / "scored", out, "--overwrite", "--device", "cpu"])
         self._call(log, ["evaluate", out, self.work / "scored", "--json", scores])
         found, usage = json.loads(scores.read_text(encoding="utf-8")), read_usage(note)
         steps = [json.loads(line).get("step", 0) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -162,6 +162,7 @@ def predict(
         bool,
         typer.Option("--all-pieces", help="Also what lies apart from a structure that the labels show in one piece."),
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
 ) -> None:
     """Segment images, each on its own grid, as uint8 NIfTI (PNG); or answer for them in predictions.csv."""
     from foveate.predict.files import predict_files
@@ -176,6 +177,7 @@ def predict(
             mirror=mirror,
             views=views,
             all_pieces=all_pieces,
+            overwrite=overwrite,
             progress=progress,
             note=notes.append,
         )

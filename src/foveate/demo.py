@@ -131,7 +131,7 @@ def _train_and_score(
     run.mkdir()
     plan.write(run / "plan.json")
     train(scans.train, run, minutes=minutes, method=method, seed=seed, quiet=quiet)
-    predict_files(run, scans.test / "images", predictions)
+    predict_files(run, scans.test / "images", predictions, overwrite=True)
     return evaluate_labels(predictions, scans.test, json=folder / "scores" / f"{method}.json")
 
 

@@ -49,7 +49,7 @@ def _train_and_score(folder: Path, method: str, minutes: float, *, seed: int, qu
 
     train_folder, test = folder / "pictures" / "train", folder / "pictures" / "test"
     train(train_folder, folder / method, minutes=minutes, method=method, seed=seed, quiet=quiet)
-    (table,) = predict_files(folder / method, test, folder / "predictions" / method)
+    (table,) = predict_files(folder / method, test, folder / "predictions" / method, overwrite=True)
     found = evaluate_table(table, test)
     (folder / "scores").mkdir(exist_ok=True)
     found.write(folder / "scores" / f"{method}.json")

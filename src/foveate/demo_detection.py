@@ -62,7 +62,7 @@ def _train_and_score(folder: Path, method: str, minutes: float, *, seed: int, qu
     (folder / method).mkdir()
     _plan(train_folder).write(folder / method / "plan.json")
     train(train_folder, folder / method, minutes=minutes, method=method, seed=seed, quiet=quiet)
-    found, *_ = predict_files(folder / method, test / "images", folder / "predictions" / method)
+    found, *_ = predict_files(folder / method, test / "images", folder / "predictions" / method, overwrite=True)
     scores = evaluate_boxes(found, test)
     (folder / "scores").mkdir(exist_ok=True)
     scores.write(folder / "scores" / f"{method}.json")

@@ -102,3 +102,15 @@ def test_every_problem_of_the_lists_is_named_at_once(tmp_path: Path) -> None:
     assert len(caught.value.problems) == 4
     for word in ("'c9'", "'x'", "no label", "leave out"):
         assert word in str(caught.value)
+
+
+def test_a_class_that_no_scored_case_shows_is_refused_by_name(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "toy")
+    pools = read_pools(data, ids(tmp_path / "s.txt", "c6", "c7"))
+    pools.refuse_unscored()
+    for name in ("c6", "c7"):
+        label = nib.load(data / "labels" / f"{name}.nii.gz")
+        array = np.asarray(label.dataobj)
+        nib.save(nib.Nifti1Image(np.where(array == 2, 0, array).astype(np.uint8), label.affine), label.get_filename())
+    with pytest.raises(InputError, match="no scored case with class 2"):
+        read_pools(data, ids(tmp_path / "s.txt", "c6", "c7")).refuse_unscored()

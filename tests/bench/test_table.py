@@ -9,7 +9,17 @@ from made import row
 
 from foveate.bench.plot import write_plot
 from foveate.bench.rows import CASES
-from foveate.bench.table import Setting, command, gap_share, group_rows, mean_dice, paired, render, training_minutes
+from foveate.bench.table import (
+    NAN,
+    Setting,
+    command,
+    gap_share,
+    group_rows,
+    mean_dice,
+    paired,
+    render,
+    training_minutes,
+)
 from foveate.metrics.bootstrap import RESAMPLES, SEED
 
 
@@ -58,6 +68,14 @@ def test_seeds_are_averaged_case_by_case_and_only_those_that_both_have_count() -
     both = {0: with_dice(ONE), 1: with_dice(TWO)}
     assert mean_dice(both).value == pytest.approx((sum(ONE.values()) + sum(TWO.values())) / 6)
     assert all(map(math.isnan, paired({2: with_dice(ONE)}, baseline)))
+
+
+def test_a_structure_that_one_seed_alone_predicts_counts_in_that_seed() -> None:
+    """Case b has none: Dice 0 where it is predicted, no Dice where it is not."""
+    baseline = {seed: with_dice({"a": 0.8, "b": NAN, "c": 0.9}) for seed in (0, 1)}
+    ours = {0: with_dice({"a": 0.8, "b": 0.0, "c": 0.9}), 1: baseline[1]}
+    assert mean_dice(ours).value == pytest.approx(((0.8 + 0.0 + 0.9) / 3 + (0.8 + 0.9) / 2) / 2)
+    assert paired(ours, baseline).value == pytest.approx(((0.8 + 0.0 + 0.9) / 3 - (0.8 + 0.9) / 2) / 2)
 
 
 def test_patients_are_resampled_and_not_their_scans() -> None:

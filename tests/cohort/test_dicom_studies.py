@@ -12,6 +12,7 @@ from foveate.batches.prepare import cache_key
 from foveate.cohort.check import check
 from foveate.cohort.facts import file_hash
 from foveate.cohort.layouts import find_cohort
+from foveate.metrics.pairs import find_references
 
 SHAPE = (5, 6, 4)
 
@@ -125,6 +126,17 @@ def test_plain_folders_take_series_for_images(tmp_path: Path) -> None:
     assert report.cohort.layout == "plain"
     assert [(case.id, case.labelled) for case in report.cohort.cases] == [("a", True), ("b", False)]
     assert report.ok
+
+
+def test_series_of_one_patient_in_plain_folders_stay_together(tmp_path: Path) -> None:
+    for number, name in enumerate("abc"):
+        write_series(tmp_path / "images" / name, stored(seed=number), uid=f"1.2.{number}", PatientID="PC"[number == 2])
+        labelled(tmp_path, name)
+    patients = [case.patient for case in check(tmp_path).cohort.cases]
+    assert patients[0] == patients[1] != patients[2]
+    assert find_references(tmp_path).patients == dict(zip("abc", patients, strict=True))
+    (tmp_path / "patients.csv").write_text("case,patient\na,1\nb,2\nc,2\n")  # whoever writes it knows better
+    assert [case.patient for case in check(tmp_path).cohort.cases] == ["1", "2", "2"]
 
 
 def test_a_spoilt_series_is_refused_in_its_study(root: Path) -> None:

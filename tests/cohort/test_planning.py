@@ -1,5 +1,6 @@
 """Plans of cohorts like those that exist: small scans are covered, large ones made coarser, strides divide patches."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 
 from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.fingerprint import ChannelFingerprint, Fingerprint, Intensities
+from foveate.cohort.plan import Plan
 from foveate.cohort.planning import CPU, GPU, Budget, make_plan
 from foveate.errors import InputError
+from toys import tiny_plan
 
 MR = ((0.0, 3.0, 200.0, 900.0, 1500.0),)
 HU = (-1024.0, -1000.0, -500.0, 150.0, 700.0)
@@ -236,3 +239,25 @@ def test_a_patch_of_a_whole_image_divides_and_holds_it(sizes, factor):
     if plan.dims == 3:
         left = np.array(plan.patch) - np.array(fingerprint.shape_largest) * fingerprint.spacing / plan.spacing
         assert (left >= -0.02 * divisor - 0.1).all()  # voxels, within rounding of the voxel size
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"patch": [30, 32]}, r"patch: found \(30, 32\); expected multiples of \(4, 4\)"),
+        ({"patch": [32, 0]}, "patch.1"),
+        ({"patch": [32]}, "patch needs a number for each of 2 axes"),
+        ({"spacing": [0, 1]}, "spacing.0"),
+        ({"widths": [4, 8]}, "widths and strides need an entry for each stage"),
+        ({"strides": [[1, 1], [2, 2], [2]]}, "strides 2 needs a number for each of 2 axes"),
+        ({"mirror_axes": [2]}, "mirror_axes are numbers from 0 to 1"),
+    ],
+)
+def test_a_plan_that_was_edited_wrongly_is_refused_by_its_field(tmp_path, changes, said):
+    plan = tiny_plan(2, patch=(32, 32), widths=(4, 8, 16), strides=((1, 1), (2, 2), (2, 2)))
+    path = tmp_path / "plan.json"
+    plan.write(path)
+    assert Plan.read(path) == plan
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(InputError, match=said):
+        Plan.read(path)

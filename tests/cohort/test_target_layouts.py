@@ -215,3 +215,15 @@ def test_pictures_without_label_by_any_spelling(tmp_path, name):
     cohort = find_cohort(folders(tmp_path, a=2, b=2, **{name: 3}))
     assert list(cohort.classes) == ["a", "b"]
     assert len(cohort.unlabelled) == 3
+
+
+@pytest.mark.parametrize("name", ["case", "label"])
+def test_classes_called_as_columns_of_the_predictions_are_refused(tmp_path: Path, name: str) -> None:
+    for kind in (name, "control"):
+        (tmp_path / kind).mkdir()
+        for number in range(3):
+            pixels = np.random.default_rng([number, len(kind)]).integers(0, 255, (16, 16), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / kind / f"{kind}{number}.png")
+    report = check(tmp_path)
+    assert not report.ok
+    assert any(problem.field == "class names" and repr(name) in problem.found for problem in report.problems)

@@ -58,6 +58,18 @@ def test_stored_values_are_scaled(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image([path]).array[0], voxels())
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i2", "i4"])
+def test_labels_that_were_stored_scaled_are_whole_again(tmp_path: Path, dtype: str) -> None:
+    """nibabel scales a mask of floats into the integers of the image's header that it is saved with."""
+    mask, header = (voxels() % 2).astype(float), nib.Nifti1Image(voxels().astype(dtype), OBLIQUE).header
+    nib.save(nib.Nifti1Image(mask, OBLIQUE, header), tmp_path / "x.nii")
+    assert nib.load(tmp_path / "x.nii").dataobj.slope != 1
+    np.testing.assert_array_equal(read_label(tmp_path / "x.nii").array[0], mask)
+    nib.save(nib.Nifti1Image(mask * 0.999, OBLIQUE, header), tmp_path / "y.nii")
+    with pytest.raises(InputError, match="no whole number"):
+        read_label(tmp_path / "y.nii")
+
+
 @pytest.mark.parametrize("only", ["qform", "sform"])
 def test_one_form_is_enough(tmp_path: Path, only: str) -> None:
     path = save(tmp_path / "x.nii", voxels().astype("i2"))

@@ -140,3 +140,11 @@ def test_tiff_bomb_and_truncation(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"60,000 x 60,000 = 3,600,000,000 pixels"):
         read_image([path])
+
+
+def test_bits_whose_0_is_white_are_inverted(tmp_path):
+    bits = np.eye(8, dtype=bool)
+    tifffile.imwrite(tmp_path / "x.tif", bits, photometric="miniswhite")
+    volume, problems = inspect_image([tmp_path / "x.tif"])
+    assert [problem.field for problem in problems] == ["photometric"]
+    np.testing.assert_array_equal(volume.array[0], ~bits)

@@ -101,3 +101,12 @@ def test_nothing_to_score_and_nothing_to_score_against_are_told_apart(folders: t
     (folders[1] / "annotations.json").unlink()
     with pytest.raises(InputError, match=r"data: .* none for 3 images|data"):
         evaluate(*folders)
+
+
+def test_boxes_of_another_number_of_axes_are_refused_by_case(folders: tuple[Path, Path]) -> None:
+    out, data = folders
+    found = coco({case: [(*box, 0.9) for box in boxes] for case, boxes in BOXES.items()})
+    found["annotations"][0]["bbox"] = [2, 3, 0, 10, 8, 1]
+    (out / "predictions.json").write_text(json.dumps(found))
+    with pytest.raises(InputError, match=r"bbox of a: found 6 numbers; expected 4"):
+        evaluate(out, data)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
+from foveate.metrics.case import score_case
 from foveate.metrics.surface import surface, surface_distances, surface_scores
 
 
@@ -120,3 +121,17 @@ def test_an_empty_mask_is_refused() -> None:
     other[1, 1] = True
     with pytest.raises(ValueError, match="empty"):
         surface_scores(mask, other, (1, 1), 1)
+
+
+def test_a_structure_in_one_slice_of_a_volume_has_a_surface_whatever_else_is_there():
+    """As MONAI has it: seen by itself, cut to its slice, and beside a class in another slice."""
+    shape, spacing = (20, 20, 6), (1.0, 1.0, 5.0)
+    reference, prediction = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    reference[4:14, 5:15, 3], prediction[6:15, 5:14, 3] = 1, 1
+    whole = surface_scores(prediction == 1, reference == 1, spacing, 1.0)
+    alone = score_case(prediction, reference, spacing, {"a": 1})["a"]
+    reference[2:5, 2:5, 5] = prediction[2:5, 2:5, 5] = 2
+    beside = score_case(prediction, reference, spacing, {"a": 1, "b": 2})["a"]
+    assert (alone.hd95, alone.asd, alone.nsd) == (beside.hd95, beside.asd, beside.nsd) == tuple(whole)
+    picture = score_case(prediction[..., 3:4], reference[..., 3:4], spacing, {"a": 1})["a"]
+    assert picture.asd > alone.asd  # a slice by itself has an outline

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from foveate.batches.grid import Grid
 from foveate.cohort.boxes import read_coco
+from foveate.errors import InputError
 from foveate.io.volume import Volume
 from foveate.metrics import evaluate
 from foveate.predict.detecting import BoxPredictor, mirrored
@@ -129,3 +130,33 @@ def test_files_hold_the_boxes_and_are_scored(tmp_path: Path) -> None:
     assert stored["ap50/cell"] == stored["froc"] == pytest.approx(1)
     assert stored["ap50_interval"] == [1, 1]
     assert stored["cases"][0]["missed"] == 0
+
+
+def test_pictures_never_replace_the_images_that_were_read(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    image = tmp_path / "pictures" / "a.png"
+    Image.fromarray(np.full((32, 32), 50, np.uint8)).save(image)
+    before = image.read_bytes()
+    with pytest.raises(InputError, match="the input itself"):
+        predict_files(predictor(2), tmp_path / "pictures", tmp_path)
+    assert image.read_bytes() == before
+    assert not (tmp_path / "predictions.json").exists()
+
+
+def test_boxes_that_are_there_stay_where_no_image_could_be_read(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.json").write_text("earlier")
+    with pytest.raises(InputError, match="already there"):
+        predict_files(predictor(2), tmp_path / "in", tmp_path / "out")
+    with pytest.raises(InputError, match=r"a\.png"):
+        predict_files(predictor(2), tmp_path / "in", tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "predictions.json").read_text() == "earlier"
+
+
+def test_channels_in_names_are_no_part_of_a_case(tmp_path: Path) -> None:
+    (tmp_path / "imagesTr").mkdir()
+    Image.fromarray(np.full((32, 32), 50, np.uint8)).save(tmp_path / "imagesTr" / "c1_0000.png")
+    predict_files(predictor(2), tmp_path / "imagesTr", tmp_path / "out")
+    assert list(read_coco(tmp_path / "out" / "predictions.json")) == ["c1.png"]

@@ -78,22 +78,22 @@ def test_channel_suffixes(tmp_path):
     scan(tmp_path / "in" / "a_0000.nii.gz", 1)
     expected = scan(tmp_path / "in" / "a_0001.nii.gz", 2)
     for source in (tmp_path / "in", tmp_path / "in" / "a_0000.nii.gz"):
-        written = predict_files(model(channels=2), source, tmp_path / "out")
+        written = predict_files(model(channels=2), source, tmp_path / "out", overwrite=True)
         assert [path.name for path in written] == ["a.nii.gz"]
         assert_label(written[0], expected)
     with pytest.raises(InputError, match="channels: found 2; expected 1"):
-        predict_files(model(), tmp_path / "in", tmp_path / "out")
+        predict_files(model(), tmp_path / "in", tmp_path / "new")
     (tmp_path / "in" / "a_0000.nii.gz").unlink()
     with pytest.raises(InputError, match=r"channels of a: found no c0 \(_0000\); expected all of c0, c1"):
-        predict_files(model(channels=2), tmp_path / "in", tmp_path / "out")
+        predict_files(model(channels=2), tmp_path / "in", tmp_path / "new")
     with pytest.raises(InputError, match="channels of a: found 0001"):
-        predict_files(model(), tmp_path / "in", tmp_path / "out")
+        predict_files(model(), tmp_path / "in", tmp_path / "new")
 
 
 def test_single_channel_model_takes_nnunet_names(tmp_path):
     expected = scan(tmp_path / "in" / "a_0000.nii.gz")
     for source in (tmp_path / "in", tmp_path / "in" / "a_0000.nii.gz"):
-        assert_label(predict_files(model(), source, tmp_path / "out")[0], expected)
+        assert_label(predict_files(model(), source, tmp_path / "out", overwrite=True)[0], expected)
 
 
 def test_too_few_channels_are_said(tmp_path):
@@ -122,10 +122,13 @@ def test_outputs_are_replaced_only_by_whole_new_ones(tmp_path):
     whole = (tmp_path / "in" / "a.nii.gz").read_bytes()
     (tmp_path / "in" / "a.nii.gz").write_bytes(whole[:-100])
     with pytest.raises(InputError):
-        predict_files(model(), tmp_path / "in", tmp_path / "out")
+        predict_files(model(), tmp_path / "in", tmp_path / "out", overwrite=True)
     assert old.read_bytes() == b"old"
     (tmp_path / "in" / "a.nii.gz").write_bytes(whole)
-    predict_files(model(), tmp_path / "in", tmp_path / "out")
+    with pytest.raises(InputError, match=r"1 of 1 files already there \(a.nii.gz\)"):  # it may be a person's mask
+        predict_files(model(), tmp_path / "in", tmp_path / "out")
+    assert old.read_bytes() == b"old"
+    predict_files(model(), tmp_path / "in", tmp_path / "out", overwrite=True)
     assert nib.load(old).shape == (9, 11, 7)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
 

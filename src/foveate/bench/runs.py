@@ -186,7 +186,7 @@ class Bench:
             predictions = folder / "benchmark" / "predictions"
             if not run.method.startswith(PEER):
                 images = self.work / "scored" / "images"
-                self._call(log, "predict", folder, images, predictions, "--device", self.device)
+                self._call(log, "predict", folder, images, predictions, "--overwrite", "--device", self.device)
             self._call(log, "evaluate", predictions, self.work / "scored", "--json", scores)
         row = self._row(run, json.loads(scores.read_text(encoding="utf-8")), usage, self._facts(folder))
         shutil.rmtree(folder / "prepared", ignore_errors=True)  # nothing reads it any more

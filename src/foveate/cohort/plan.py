@@ -93,9 +93,6 @@ class Plan(Strict):
             raise ValueError("widths and strides need an entry for each stage")
         if any(not 0 <= axis < self.dims for axis in self.mirror_axes):
             raise ValueError(f"mirror_axes are numbers from 0 to {self.dims - 1}")
-        for axis, length in enumerate(self.patch):
-            if length % (step := math.prod(stride[axis] for stride in self.strides)):
-                raise ValueError(f"axis {axis} of the patch must be a multiple of {step}, the product of its strides")
         return self
 
     @property
@@ -116,7 +113,7 @@ class Plan(Strict):
     def read(cls, path: Path) -> Plan:
         """Raises InputError naming each field of the file that cannot be used."""
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            plan = cls.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
             raise InputError(
                 Problem(
@@ -130,3 +127,8 @@ class Plan(Strict):
             ) from None
         except OSError as error:
             raise refuse(path, "file", error.strerror, "a readable plan.json", "Restore it, or train again.") from None
+        steps = tuple(math.prod(along) for along in zip(*plan.strides, strict=True))
+        if any(n % step for n, step in zip(plan.patch, steps, strict=True)):
+            expected = f"multiples of {steps}, the products of the strides"
+            raise refuse(path, "patch", plan.patch, expected, "Correct plan.json.")
+        return plan

@@ -53,7 +53,11 @@ class RunFolder:
         """Raises InputError when the folder is not ours to use, or is in use by another process."""
         self._refuse_foreign()
         self._created = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fix = "Name a folder that can be written."
+            raise refuse(self.path, "run folder", error.strerror, "a folder that can be made", fix) from None
         self._lock = Lock(self.path / "lock")
         try:
             self.resumed = (self.path / "provenance.json").exists()

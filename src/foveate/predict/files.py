@@ -13,11 +13,11 @@ from foveate.cohort.layout_nnunet import missing_channels
 from foveate.cohort.listing import some
 from foveate.errors import FoveateError, InputError, Problem, refuse
 from foveate.io import COLOURS, PICTURE_SUFFIXES, case_stem, image_suffix, is_series, write_label
-from foveate.predict.boxes_file import picture_path, predict_boxes
+from foveate.predict.boxes_file import boxes_path, picture_path, predict_boxes
 from foveate.predict.detecting import BoxPredictor
 from foveate.predict.dicom_cases import dicom_cases
 from foveate.predict.predictor import AnyPredictor, load
-from foveate.predict.table import find_tree, predict_table
+from foveate.predict.table import find_tree, predict_table, table_path
 from foveate.predict.whole import WholePredictor
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
@@ -34,6 +34,7 @@ def predict_files(
     mirror: bool = False,
     views: int = 0,
     all_pieces: bool = False,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     note: Callable[[str], object] = lambda text: None,
 ) -> list[Path]:
@@ -46,7 +47,8 @@ def predict_files(
     channels; one of which there is no file is missing, if the network takes that), or a dataset folder with imagesTs/,
     images/ or imagesTr/; or a folder of a DICOM series, or of such folders, whose names say which channel each is. out:
     a folder, or for one image the file to write. Results are uint8 on the input's own grid, ``CASE.nii.gz`` or
-    ``CASE.png``; a result that is there already is replaced by a complete new one only.
+    ``CASE.png``. overwrite: replace files that are there, each by a complete new one; else they are refused, as they
+    may be masks that somebody has drawn.
     mirror, views, all_pieces: see ``Predictor.predict``. progress: called with (cases done, cases in all). note: told
     what was left out of predictions.
 
@@ -59,16 +61,25 @@ def predict_files(
         cases = find_whole(source, channel_names(predictor))
         if not predictor.takes_missing:
             _check_complete(cases, predictor)
+        _refuse_replacing([table_path(target)], overwrite)
         return [predict_table(predictor, cases, target, mirror=mirror, views=views, progress=progress)]
     if isinstance(predictor, BoxPredictor):
         cases = find_whole(source, channel_names(predictor))
-        _check_distinct(cases, [picture_path(target, case) for case in cases])
+        pictures = [picture_path(target, case) for case in cases]
+        _check_distinct(cases, pictures)
+        _refuse_replacing([boxes_path(target), *pictures], overwrite)
         return predict_boxes(predictor, cases, target, mirror=mirror, progress=progress)
     cases = find_images(source, channel_names(predictor))
     if not predictor.takes_missing:
         _check_complete(cases, predictor)
     outputs = [_output(case, source, target) for case in cases]
     _check_outputs(cases, outputs)
+    _refuse_replacing(outputs, overwrite)
+    for output in outputs:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FoveateError(f"{output.parent}: the folder cannot be made ({error.strerror}).") from error
     written: list[Path] = []
     problems: list[Problem] = []
     left_out: Counter[str] = Counter()
@@ -228,7 +239,7 @@ def _check_distinct(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
 
 
 def _check_outputs(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
-    """Refuse, before any work, outputs that are inputs, that coincide, or that have no folder to lie in."""
+    """Refuse, before any work, outputs that are inputs, that coincide, or whose names say another kind of file."""
     _check_distinct(cases, outputs)
     problems = []
     for case, output in zip(cases, outputs, strict=True):
@@ -238,8 +249,11 @@ def _check_outputs(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
             problems.append(Problem(str(output), "name", output.suffix, expected, "Change the output's name."))
     if problems:
         raise InputError(problems)
-    for output in outputs:
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FoveateError(f"{output.parent}: the folder cannot be made ({error.strerror}).") from error
+
+
+def _refuse_replacing(outputs: Sequence[Path], overwrite: bool) -> None:
+    """Refuse, before any work, outputs that are there, unless they are to be replaced."""
+    if not overwrite and (there := [output for output in outputs if output.exists()]):
+        found = f"{len(there)} of {len(outputs)} files already there ({some([output.name for output in there])})"
+        fix = "Choose another folder, or say --overwrite if nobody needs them."
+        raise refuse(there[0].parent, "output", found, "files that are not there yet", fix)

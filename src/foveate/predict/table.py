@@ -39,7 +39,7 @@ def predict_table(
     the plan mirrors nothing by itself; mirrorings of the plan are always averaged over. Raises InputError at the end,
     when the other cases are written, with each case that could not be read; nothing is written where all are such.
     """
-    path = out if out.suffix.lower() == ".csv" else out / TABLE
+    path = table_path(out)
     plan = predictor.plan
     if mirror and not plan.mirror_axes:
         expected = "axes that the model was trained to mirror"
@@ -68,6 +68,11 @@ def predict_table(
     if problems:
         raise InputError(problems)
     return path
+
+
+def table_path(out: Path) -> Path:
+    """Where the table goes."""
+    return out if out.suffix.lower() == ".csv" else out / TABLE
 
 
 def find_tree(source: Path) -> list[Case]:
