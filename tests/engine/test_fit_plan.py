@@ -7,11 +7,15 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
+from foveate.batches.sampler import Sampler
+from foveate.cohort.split import Split
 from foveate.config import Config, NetworkConfig
 from foveate.engine import fit_plan as module
 from foveate.engine.fit_plan import STEP_SECONDS, explain_out_of_memory, fit_plan, measure_step, out_of_memory
+from foveate.engine.train import late_step
 from foveate.errors import FoveateError
-from toys import tiny_plan
+from foveate.methods import METHODS
+from toys import STILL, tiny_plan, toy_cohort
 
 
 @pytest.fixture
@@ -119,3 +123,17 @@ def test_out_of_memory_is_known_by_its_words():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert out_of_memory(caught.value)
+
+
+def test_the_step_that_is_tried_has_unlabelled_images_whatever_they_would_wait_for(tmp_path, monkeypatch, fabric):
+    plan = tiny_plan(2)
+    cohort = toy_cohort(tmp_path, plan)
+    split = Split(tuple(cohort.labelled), (), tuple(cohort.unlabelled))
+    seen = []
+    kind = METHODS["mean_teacher"]
+    losses = kind.losses
+    monkeypatch.setattr(
+        kind, "losses", lambda self, batch, weight: seen.append(len(batch.weak)) or losses(self, batch, weight)
+    )
+    late_step(fabric, Config(), kind, Sampler(cohort, plan, STILL, split, 0, fabric.device), plan)
+    assert seen == [2]

@@ -47,6 +47,19 @@ def test_one_command_does_what_two_do_and_the_bound_holds_for_both(data: Path, t
     assert read_log(run)[-1]["step"] + read_log(run / "pretrained")[-1]["step"] == 6
 
 
+def test_what_cannot_be_trained_is_refused_before_pre_training_and_leaves_no_run(data: Path, tmp_path: Path) -> None:
+    options = {"device": "cpu", "quiet": True, "steps": 6}
+    for wrong, field in (
+        ({"pretrain": "dbn", "method": "pyramid_consistency"}, "network.deep_supervision"),
+        ({"set": ["validation=99"]}, "validation"),
+    ):
+        run = planned(tmp_path / field)
+        with pytest.raises(InputError, match=field):
+            train(data, run, **options, **wrong)  # type: ignore[arg-type]
+        assert [file.name for file in run.iterdir()] == ["plan.json"]
+        train(data, run, **options)  # type: ignore[arg-type]  # corrected, into the same folder
+
+
 def test_it_says_what_was_taken(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(data, planned(tmp_path / "run"), pretrain="dbn", steps=2, device="cpu")
     said = " ".join(capsys.readouterr().out.split())

@@ -228,12 +228,11 @@ def _read_tiff(path: Path, label: bool, notes: _Notes) -> np.ndarray:
             pixels = np.moveaxis(pixels, 0, -1)
         if photometric == "PALETTE" and not label:
             pixels = np.moveaxis(page.colormap[:, pixels] >> 8, 0, -1).astype(np.uint8)
-        if pixels.dtype == bool:
-            pixels = pixels.astype(np.uint8)
         if photometric == "MINISWHITE" and not label:
-            white = 1 if page.bitspersample == 1 else np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else None
-            pixels = (pixels.max() if white is None else pixels.dtype.type(white)) - pixels
+            pixels = ~pixels if pixels.dtype.kind in "bu" else pixels.max() - pixels
             notes.note("photometric", "0 is white", "0 is black", "The values are inverted.")
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8)
     if pixels.dtype.kind == "c" or pixels.ndim not in (2, 3):
         raise refuse(path, "pixels", f"{pixels.dtype.name} {pixels.shape}", "grey or RGB", "Convert the picture.")
     if pixels.ndim == 3 and pixels.shape[-1] in (2, 4):

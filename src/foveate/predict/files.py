@@ -16,7 +16,7 @@ from foveate.io import COLOURS, PICTURE_SUFFIXES, case_stem, image_suffix, is_se
 from foveate.predict.boxes_file import boxes_path, picture_path, predict_boxes
 from foveate.predict.detecting import BoxPredictor
 from foveate.predict.dicom_cases import dicom_cases
-from foveate.predict.predictor import AnyPredictor, load
+from foveate.predict.predictor import AnyPredictor, Predictor, load
 from foveate.predict.table import find_tree, predict_table, table_path
 from foveate.predict.whole import WholePredictor
 
@@ -75,7 +75,20 @@ def predict_files(
     outputs = [_output(case, source, target) for case in cases]
     _check_outputs(cases, outputs)
     _refuse_replacing(outputs, overwrite)
-    for output in outputs:
+    return _predict_maps(predictor, list(zip(cases, outputs, strict=True)), mirror, views, all_pieces, progress, note)
+
+
+def _predict_maps(
+    predictor: Predictor,
+    cases: Sequence[tuple[Case, Path]],
+    mirror: bool,
+    views: int,
+    all_pieces: bool,
+    progress: Callable[[int, int], None] | None,
+    note: Callable[[str], object],
+) -> list[Path]:
+    """Write the label map of each case to its file; see ``predict_files``."""
+    for _, output in cases:
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -84,7 +97,7 @@ def predict_files(
     problems: list[Problem] = []
     left_out: Counter[str] = Counter()
     rivals: dict[str, list[str]] = defaultdict(list)
-    for number, (case, output) in enumerate(zip(cases, outputs, strict=True), 1):
+    for number, (case, output) in enumerate(cases, 1):
         try:
             volume = predictor.read(case.images, case.missing)
             labels = predictor.predict(volume, mirror=mirror, views=views, all_pieces=True)
