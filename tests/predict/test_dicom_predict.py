@@ -13,6 +13,7 @@ from torch import nn
 
 from dicoms import AFFINE, stored, write_series
 from foveate.cli import main
+from foveate.cohort.layouts import find_cohort
 from foveate.cohort.plan import ChannelPlan
 from foveate.errors import InputError
 from foveate.predict.files import predict_files
@@ -59,11 +60,34 @@ def test_folders_of_series_for_one_channel(tmp_path: Path) -> None:
     for number, folder in enumerate(("Study1/T1", "Study1/FLAIR", "Study2/T1")):
         write_series(tmp_path / "in" / folder, stored(seed=number), uid=f"1.2.{folder[5]}.{number}")
     written = predict_files(named("any"), tmp_path / "in", tmp_path / "all")
-    assert [path.name for path in written] == ["FLAIR.nii.gz", "Study1_T1.nii.gz", "Study2_T1.nii.gz"]
+    assert [path.name for path in written] == ["Study1_FLAIR.nii.gz", "Study1_T1.nii.gz", "Study2.nii.gz"]
     for path, seed in zip(written, (1, 0, 2), strict=True):
         assert_mask(path, expected(seed))
     written = predict_files(named("t1"), tmp_path / "in", tmp_path / "named")
-    assert [path.name for path in written] == ["Study1_T1.nii.gz", "Study2_T1.nii.gz"]
+    assert [path.name for path in written] == ["Study1.nii.gz", "Study2.nii.gz"]
+    written = predict_files(named("any"), tmp_path / "in" / "Study1", tmp_path / "one")
+    assert [path.name for path in written] == ["FLAIR.nii.gz", "T1.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    "studies",
+    [
+        {"A/Hippo": 1, "B/Hippo": 2},
+        {"P/Study1/Hippo": 1, "P/Study2/Hippo": 2},
+        {"scan1": 1, "scan2": 2},
+        {"images/a": 1, "images/b": 1},
+        {"A/Hippo": 1, "A/Scout": 1, "B/Hippo": 2},
+    ],
+)
+def test_masks_are_called_as_the_cases_of_training(tmp_path: Path, studies: dict[str, int]) -> None:
+    """So that evaluate finds the label of each, whatever the folders of series are called."""
+    for number, (folder, study) in enumerate(studies.items()):
+        scout = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]} if "Scout" in folder else {}
+        write_series(tmp_path / "in" / folder, stored(seed=number), uid=f"1.2.{study}.{number}", **scout)
+    cases = [case.id for case in find_cohort(tmp_path / "in").cases]
+    assert len(cases) == 2
+    written = predict_files(named("any"), tmp_path / "in", tmp_path / "out")
+    assert [path.name for path in written] == [f"{case}.nii.gz" for case in cases]
 
 
 def test_a_spoilt_series_is_said_when_the_others_are_done(tmp_path: Path) -> None:
@@ -148,7 +172,7 @@ def test_no_name_and_no_uid_gets_out(tmp_path: Path, capsys) -> None:
         assert not ended.value.code, capsys.readouterr()
     masks = sorted(path.name for path in (out / "masks").iterdir())
     assert masks[:2] == ["four.nii.gz", "one.nii.gz"]
-    assert re.fullmatch(r"series-[0-9a-f]{12}\.nii\.gz", masks[2])
+    assert re.fullmatch(r"study-[0-9a-f]{12}\.nii\.gz", masks[2])
     assert masks[3:] == ["two.nii.gz"]
     said = capsys.readouterr()
     # The folder that is called as a UID is named to the user where it is at fault, and nowhere else.

@@ -45,6 +45,25 @@ class Scan:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The series of one study, whatever they show. folder: that the study is called by; it may be that of a series.
+
+    id and called: as of Study. flat: a series folder stands for its study, and its name for no modality.
+    """
+
+    id: str
+    called: str
+    folder: Path
+    scans: tuple[Scan, ...]
+    flat: bool
+
+    @property
+    def images(self) -> list[Scan]:
+        """Without the localisers that lie beside images."""
+        return [s for s in self.scans if len(self.scans) == 1 or s.header is None or not s.header.localiser]
+
+
+@dataclass(frozen=True)
 class Study:
     """id: fit for a file name. called: as its folder is, joined by ``_`` from the dataset folder on.
 
@@ -115,17 +134,23 @@ def find_studies(
     wanted: names of the modalities that count, and no others; if empty, all of one grid count. problems: takes note of
     series that are left out, and of what makes a study ambiguous.
     """
+    keys = {modality_key(name): name for name in wanted}
+    return [_study(group, keys, problems) for group in group_series(root, folders)]
+
+
+def group_series(root: Path, folders: Iterable[Path]) -> Iterator[Group]:
+    """Series ``folders`` at or below ``root`` by the study that they are of, in order of their folders."""
     by_folder: dict[Path, list[Scan]] = {}
     for scan in map(scan_of, folders):
         by_folder.setdefault(scan.folder.parent, []).append(scan)
-    studies = []
     for parent, scans in by_folder.items():
         groups = _together(scans) if parent == root else [scans]
         flat = len(groups) > 1 and all(len(group) == 1 for group in groups)
         for group in groups:
             folder = parent if len(groups) == 1 and group[0].folder != root else group[0].folder
-            studies.append(_study(root, folder, flat, group, {modality_key(name): name for name in wanted}, problems))
-    return studies
+            called = "_".join(folder.relative_to(root).parts) or root.resolve().name
+            header = next((scan.header for scan in group if scan.header), None)
+            yield Group(safe_name(called, header, "study"), called, folder, tuple(group), flat)
 
 
 def _together(scans: Sequence[Scan]) -> list[list[Scan]]:
@@ -139,30 +164,20 @@ def _together(scans: Sequence[Scan]) -> list[list[Scan]]:
     return [group for _, group in groups]
 
 
-def _study(
-    root: Path,
-    folder: Path,
-    flat: bool,
-    scans: Sequence[Scan],
-    wanted: dict[str, str],
-    problems: list[Problem],
-) -> Study:
-    """folder: that it is called by. flat: a series folder stands for its study, and its name for no modality."""
-    header = next((scan.header for scan in scans if scan.header), None)
-    called = "_".join(folder.relative_to(root).parts) or root.resolve().name
-    id = safe_name(called, header, "study")
-    patients = {scan.header.patient for scan in scans if scan.header}
-    if len(patients) > 1:
+def _study(group: Group, wanted: dict[str, str], problems: list[Problem]) -> Study:
+    scans, id = group.scans, group.id
+    patients = [scan.header.patient for scan in scans if scan.header]
+    if len(set(patients)) > 1:
         fix = "Put each patient's series into a folder of its own."
-        found = f"{len(patients)} patients in one study"
-        problems.append(Problem(str(folder), "PatientID", found, "one patient", fix, case=id))
+        found = f"{len(set(patients))} patients in one study"
+        problems.append(Problem(str(group.folder), "PatientID", found, "one patient", fix, case=id))
     names = {scan: scan.name for scan in scans}
-    if flat:
+    if group.flat:
         names |= {s: s.header.modality for s in scans if s.header and modality_key(s.name) not in wanted}
     taken = []
     for scan in scans:
         left_out = None
-        if scan.header is not None and scan.header.localiser and len(scans) > 1:
+        if scan not in group.images:
             left_out = "a localiser", "images to learn from"
         elif wanted and modality_key(names[scan]) not in wanted:
             left_out = f"a series called {names[scan]}", "one of " + ", ".join(wanted.values())
@@ -182,7 +197,7 @@ def _study(
             problems.append(Problem(str(scan.folder), "modality", found, "one series of each name", fix, case=id))
         else:
             channels[name] = scan.folder
-    return Study(id, called, channels, header.patient if header else "", tuple(names.values()))
+    return Study(id, group.called, channels, patients[0] if patients else "", tuple(names.values()))
 
 
 def _one_grid(scans: Sequence[Scan], case: str, problems: list[Problem]) -> list[Scan]:

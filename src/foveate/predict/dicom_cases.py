@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from foveate.cohort.cohort import Case
-from foveate.cohort.dicom_studies import find_series, find_studies, modality_key, safe_name, scan_of
+from foveate.cohort.dicom_studies import find_series, find_studies, group_series, modality_key
 from foveate.errors import InputError, Problem
 
 
 def dicom_cases(source: Path, channels: Sequence[str]) -> list[Case]:
     """The cases at or below ``source`` for a model of these channels; [] where there is no DICOM file.
 
-    A model of one channel takes the series that are called as it is or whose modality (CT, MR) is, all series if none
-    is, each a case called as its folder. A model of several takes the studies in which a series is called as one of
-    its channels.
-    Raises InputError when a study has none, when its series leave open which is which, or names coincide.
+    A model of one channel takes the series that are called as it is or whose modality (CT, MR) is, all but localisers
+    if none is. Each is a case called as its study, as in training; by STUDY_SERIES where a study has several, and by
+    its folder alone where that study is ``source`` itself. A model of several takes the studies in which a series is
+    called as one of its channels.
+    Raises InputError when a study has none, or when its series leave open which is which.
     """
     if len(channels) > 1:
         return _studies(source, channels)
-    scans = [scan_of(folder) for folder in find_series(source)]
+    groups = list(group_series(source, find_series(source)))
     wanted = modality_key(channels[0])
-    called = [scan for scan in scans if wanted in (modality_key(scan.name), modality_key(scan.modality))]
-    scans = called or scans
-    often = Counter(scan.id for scan in scans)
+    called = [[s for s in g.scans if wanted in (modality_key(s.name), modality_key(s.modality))] for g in groups]
     cases = []
-    for scan in scans:
-        name = scan.id
-        if often[name] > 1:  # two studies have a folder of this name
-            parts = scan.folder.relative_to(source).parts
-            name = safe_name("_".join(parts), scan.header, "series")
-        cases.append(Case(name, (scan.folder,), None, name))
+    for group, scans in zip(groups, called if any(called) else [group.images for group in groups], strict=True):
+        for scan in scans:
+            name = group.id
+            if len(scans) > 1:
+                name = scan.id if group.folder == source else f"{group.id}_{scan.id}"
+            cases.append(Case(name, (scan.folder,), None, name))
     return cases
 
 

@@ -148,14 +148,14 @@ def find_images(source: Path, names: Sequence[str]) -> list[Case]:
         return [Case(name, (source,), None, name)]
     if not source.is_dir():
         raise refuse(source, "input", "nothing", "an image or a folder of images", "Check the path.")
-    folders = [source, *(source / name for name in IMAGE_FOLDERS)]
-    files = next((files for folder in folders if folder.is_dir() and (files := _images(folder))), [])
+    inner = [folder for name in IMAGE_FOLDERS if (folder := source / name).is_dir()]
+    files = _images(source) or next((files for folder in inner if (files := _images(folder, series=True))), [])
     if not files and (cases := dicom_cases(source, names)):
         return cases
     if not files:
         expected = "DICOM series, or NIfTI, PNG, JPEG or TIFF files in it or in " + ", ".join(IMAGE_FOLDERS)
         raise refuse(source, "input", "no images", expected, "Check the path.")
-    if series := [entry.name for entry in sorted(files[0].parent.iterdir()) if is_series(entry)]:
+    if files[0].parent == source and (series := [entry.name for entry in sorted(source.iterdir()) if is_series(entry)]):
         found = f"{len(files)} image files and {len(series)} folders of DICOM series ({series[0]}, ...)"
         raise refuse(files[0].parent, "input", found, "one kind of image", "Predict the two kinds one after the other.")
     return _group(files, channels)
@@ -170,9 +170,10 @@ def find_whole(source: Path, names: Sequence[str]) -> list[Case]:
     return find_tree(source) or find_images(source, names)
 
 
-def _images(folder: Path) -> list[Path]:
-    """Image files of a folder; macOS leaves ``._*`` files that are none."""
-    return sorted(f for f in folder.iterdir() if image_suffix(f) and not f.name.startswith(".") and f.is_file())
+def _images(folder: Path, series: bool = False) -> list[Path]:
+    """Image files of a folder, with those of a DICOM series if wanted; macOS leaves ``._*`` files that are none."""
+    there = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return [f for f in there if (image_suffix(f) and f.is_file()) or (series and is_series(f))]
 
 
 def _is_channel_of(file: Path, case: str) -> bool:
