@@ -233,9 +233,14 @@ def evaluate(
     """
     from foveate.cohort.layouts import read_ids
     from foveate.metrics.dispatch import evaluate as score
+    from foveate.metrics.evaluation import writable
 
     chosen = read_ids(cases) if cases is not None else None
-    score(predictions, labels, json=json, tolerance_mm=tolerance_mm, cases=chosen).render(Console())
+    target = writable(json)
+    evaluation = score(predictions, labels, tolerance_mm=tolerance_mm, cases=chosen)
+    evaluation.render(Console())
+    if target is not None:  # last: should the disk be full by now, the numbers have been shown
+        evaluation.write(target)
 
 
 @app.command("labels-needed")

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from foveate.cohort.simulate import CLASSES, SimulatedCohort, simulate_cohort
+from foveate.files import make_folder
 
 if TYPE_CHECKING:
     from foveate.cohort.plan import Plan
@@ -96,7 +97,7 @@ def hardly_trained(steps: Mapping[str, int]) -> str:
 
 def new_folder(out: Path) -> Path:
     """``out/1``, or the next number: what an earlier demo left, or anybody else, stays."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     number = 1
     while True:
         try:

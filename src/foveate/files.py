@@ -14,14 +14,29 @@ if hasattr(errno, "EDQUOT"):
     _FULL[errno.EDQUOT] = "the disk quota is used up"
 
 
-class DiskFull(FoveateError):
-    """Nothing more can be written; what was there before is untouched."""
+class Unwritable(FoveateError):
+    """A file or folder cannot be written; what was there before is untouched."""
+
+
+class DiskFull(Unwritable):
+    """Nothing more can be written."""
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. Raises Unwritable where it cannot be made or takes no file."""
+    fix = "Choose another folder, or see to its permissions."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unwritable(f"{folder}: the folder cannot be made ({error.strerror}). {fix}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Unwritable(f"{folder}: no file can be written into this folder. {fix}")
 
 
 def write_atomic(path: Path, *parts: bytes | memoryview | str) -> None:
     """Write ``parts`` (text as UTF-8) to ``path``: temporary file beside it, fsync, rename, fsync of the folder.
 
-    Raises DiskFull when there is no room and OSError for any other fault; ``path`` then is what it was before,
+    Raises DiskFull when there is no room and Unwritable for any other fault; ``path`` then is what it was before,
     and the temporary file is gone.
     """
     content = [part.encode("utf-8") if isinstance(part, str) else part for part in parts]
@@ -40,7 +55,10 @@ def write_atomic(path: Path, *parts: bytes | memoryview | str) -> None:
             raise DiskFull(
                 f"{path}: {_FULL[error.errno]}: {size} could not be written. Free some space, then try again."
             ) from error
-        raise
+        raise Unwritable(
+            f"{path}: could not be written ({error.strerror}); what was there before is unchanged. "
+            "Choose another folder, or see to its permissions."
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

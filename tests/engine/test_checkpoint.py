@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foveate.engine.checkpoint import Checkpoints, DamagedFile, load_tree, save_tree
-from foveate.files import DiskFull, write_atomic
+from foveate.files import DiskFull, Unwritable, write_atomic
 
 DTYPES = [
     torch.float32,
@@ -259,8 +259,8 @@ def test_no_room_for_the_first_checkpoint(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.iterdir())
 
 
-def test_other_write_errors_pass_unchanged(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+def test_other_write_errors_say_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(Unwritable, match=r"absent/file: could not be written \(No such file"):
         write_atomic(tmp_path / "absent" / "file", b"x")
 
 

@@ -1,15 +1,19 @@
 """Evaluation of real files: what is scored, what is counted, what is refused."""
 
 import csv
+import errno
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from foveate.cli import main
 from foveate.errors import InputError
+from foveate.files import Unwritable
 from foveate.io import Volume, read_label, write_label
 from foveate.metrics import evaluate, paired_difference
 from foveate.metrics.surface import diagonal
@@ -144,6 +148,29 @@ def test_every_file_that_cannot_be_scored_is_named_in_one_pass(folders: tuple[Pa
     assert "3.00 mm" in str(by_case["case_1.nii.gz"])
     assert "9 (252 voxels)" in str(by_case["case_2.nii.gz"])
     assert target.read_text() == "earlier"
+
+
+def test_a_result_that_has_no_place_is_said_before_the_work(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    out, labels = folders
+    save(out / "case_0.nii.gz", block()[:-1])  # which would be refused first
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(Unwritable, match="file: the folder cannot be made"):
+        evaluate(out, labels, json=tmp_path / "file" / "scores.json")
+
+
+def test_the_command_shows_its_numbers_before_it_writes_them(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(folders[0]), str(folders[1]), "--json", str(tmp_path / "new" / "scores.json")])
+    said = capsys.readouterr()
+    assert "case_0" in said.out
+    assert "disk is full" in said.err
+    assert "Traceback" not in said.err
 
 
 def test_the_decathlon_writes_value_to_name(folders: tuple[Path, Path]) -> None:

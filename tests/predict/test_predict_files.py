@@ -9,6 +9,7 @@ from torch import nn
 
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.errors import InputError
+from foveate.files import Unwritable
 from foveate.io import COLOURS
 from foveate.predict.files import find_images, predict_files
 from foveate.predict.predictor import Predictor
@@ -131,6 +132,15 @@ def test_outputs_are_replaced_only_by_whole_new_ones(tmp_path):
     predict_files(model(), tmp_path / "in", tmp_path / "out", overwrite=True)
     assert nib.load(old).shape == (9, 11, 7)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
+
+
+def test_a_place_that_takes_no_file_is_said_before_any_work(tmp_path):
+    scan(tmp_path / "in" / "a.nii.gz")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(Unwritable, match="file/out: the folder cannot be made"):
+        predict_files(
+            model(), tmp_path / "in", tmp_path / "file" / "out", progress=lambda done, of: pytest.fail("late")
+        )
 
 
 def test_input_is_never_written_over(tmp_path):

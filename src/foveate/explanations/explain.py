@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from foveate.cohort.cohort import Case
-from foveate.errors import FoveateError, InputError, Problem, refuse
+from foveate.errors import InputError, Problem, refuse
 from foveate.explanations.whole import WholeWork
 from foveate.explanations.work import Work
+from foveate.files import make_folder
 from foveate.predict.files import channel_names, find_images, find_whole
 from foveate.predict.predictor import AnyPredictor, Predictor, load
 from foveate.predict.whole import WholePredictor
@@ -98,7 +99,4 @@ def _check_output(folder: Path, cases: Sequence[Case]) -> None:
             raise refuse(
                 folder / case.id, "output", f"cases {other.id} and {case.id}", "one case a folder", "Rename one."
             )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FoveateError(f"{folder}: the folder cannot be made ({error.strerror}).") from error
+    make_folder(folder)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.errors import FoveateError, InputError, Problem, refuse
-from foveate.files import write_atomic
+from foveate.errors import InputError, Problem, refuse
+from foveate.files import make_folder, write_atomic
 from foveate.io.dicom import inspect_series
 from foveate.io.grid import corner_distance, tolerance
 from foveate.io.nifti import Inspected, inspect_nifti, inspect_nifti_label, nifti_bytes
@@ -115,7 +115,7 @@ def write_label(path: Path, labels: np.ndarray, like: Volume) -> None:
 
     The file appears whole or not at all: temporary file, fsync, rename, fsync of the folder. A picture with an
     EXIF orientation has its label written upright, as it was read.
-    Raises InputError for a name, shape or value that cannot be written, FoveateError when the disk refuses.
+    Raises InputError for a name, shape or value that cannot be written, Unwritable when the disk refuses.
     """
     path = Path(path)
     suffix = image_suffix(path)
@@ -130,14 +130,15 @@ def write_label(path: Path, labels: np.ndarray, like: Volume) -> None:
         content = picture_label_bytes(labels)
     else:
         content = nifti_bytes(np.asarray(labels, np.uint8), like, gzipped=suffix == ".nii.gz")
-    _write(path, content)
+    make_folder(path.parent)
+    write_atomic(path, content)
 
 
 def write_map(path: Path, values: np.ndarray, like: Volume) -> None:
     """Write numbers ``[*S]`` on the grid of ``like``: float32 NIfTI (.nii, .nii.gz), or TIFF (.tif) for a picture.
 
     The file appears whole or not at all, as in ``write_label``.
-    Raises InputError for a name or shape that cannot be written, FoveateError when the disk refuses.
+    Raises InputError for a name or shape that cannot be written, Unwritable when the disk refuses.
     """
     path = Path(path)
     suffix = image_suffix(path)
@@ -148,18 +149,8 @@ def write_map(path: Path, values: np.ndarray, like: Volume) -> None:
         raise refuse(path, "shape", values.shape, f"{like.shape}, the image's", "Restore it to the image's grid.")
     values = np.asarray(values, np.float32)
     content = picture_map_bytes(values) if like.dims == 2 else nifti_bytes(values, like, gzipped=suffix == ".nii.gz")
-    _write(path, content)
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, content)
-    except OSError as error:
-        raise FoveateError(
-            f"{path}: could not be written ({error.strerror}); what was there before is unchanged. "
-            "Choose another folder, or see to its permissions."
-        ) from error
+    make_folder(path.parent)
+    write_atomic(path, content)
 
 
 def _by_suffix(path: Path, *, label: bool, channels: int | None = None) -> Inspected:

@@ -61,6 +61,5 @@ def evaluate(
         raise refuse(labels, "path", found, "the dataset folder", "Check the path.")
     evaluation = score(output, Path(labels), cases)
     if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
         evaluation.write(target)
     return evaluation

@@ -13,6 +13,7 @@ import numpy as np
 
 from foveate.cohort.tree import coarse_values, leaf_classes
 from foveate.errors import InputError, Problem, refuse
+from foveate.files import make_folder
 from foveate.io import PICTURE_SUFFIXES, image_suffix, inspect_label
 from foveate.io.files import grid_difference
 from foveate.metrics.case import ABSENT, CaseScores, Classes, ClassScore, score_case
@@ -84,7 +85,6 @@ def evaluate_labels(
     pictures = all(image_suffix(references.files[case]) in PICTURE_SUFFIXES for case in ids)
     evaluation = Evaluation(_worst_first(rows), tuple(names), "px" if pictures else "mm", tolerance_mm, tuple(problems))
     if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
         evaluation.write(target)
     return evaluation
 
@@ -217,9 +217,11 @@ def _chosen(references: References, cases: Sequence[str] | None, labels: Path) -
 
 
 def writable(path: Path | str | None) -> Path | None:
-    """The file to write to. Raises InputError for a folder: before the work, not after it."""
+    """The file to write to, in a folder that is there. Raises InputError for a folder and Unwritable: before the work,
+    not after it."""
     if path is None:
         return None
     if Path(path).is_dir():
         raise refuse(path, "--json", "a folder", "a file name", "Add a name such as scores.json.")
+    make_folder(Path(path).parent)
     return Path(path)

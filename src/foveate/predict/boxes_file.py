@@ -10,8 +10,8 @@ from typing import Any
 
 from foveate.cohort.boxes import PREDICTIONS
 from foveate.cohort.cohort import Case
-from foveate.errors import FoveateError, InputError, Problem
-from foveate.files import write_atomic
+from foveate.errors import InputError, Problem
+from foveate.files import make_folder, write_atomic
 from foveate.io import image_suffix
 from foveate.io.volume import Volume
 from foveate.predict.detecting import BoxPredictor
@@ -56,14 +56,15 @@ def predict_boxes(
             images.append({"id": number, "file_name": case.id + suffix, **_size(volume)})
             annotations += _annotations(found, number, len(annotations) + 1)
             picture = picture_path(out, case)
-            _write(picture, draw_boxes(volume, found, names))
+            make_folder(picture.parent)
+            write_atomic(picture, draw_boxes(volume, found, names))
             drawn.append(picture)
         if progress is not None:
             progress(number, len(cases))
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     data = {"images": images, "categories": categories, "annotations": annotations}
     if images:
-        _write(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+        write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
     if problems:
         raise InputError(problems)
     return [path, *drawn]
@@ -95,11 +96,3 @@ def _annotations(found: Boxes, image: int, first: int) -> list[dict[str, Any]]:
         row = {"id": first + len(rows), "image_id": image, "category_id": kind + 1}
         rows.append(row | {"bbox": [round(v, 2) for v in (*low, *sides)], "score": round(score, 5)})
     return rows
-
-
-def _write(path: Path, data: str | bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-    except OSError as error:
-        raise FoveateError(f"{path}: could not be written ({error.strerror}).") from error

@@ -11,7 +11,8 @@ from pathlib import Path
 from foveate.cohort.cohort import Case
 from foveate.cohort.layout_nnunet import missing_channels
 from foveate.cohort.listing import some
-from foveate.errors import FoveateError, InputError, Problem, refuse
+from foveate.errors import InputError, Problem, refuse
+from foveate.files import make_folder
 from foveate.io import COLOURS, PICTURE_SUFFIXES, case_stem, image_suffix, is_series, write_label
 from foveate.predict.boxes_file import boxes_path, picture_path, predict_boxes
 from foveate.predict.detecting import BoxPredictor
@@ -61,20 +62,20 @@ def predict_files(
         cases = find_whole(source, channel_names(predictor))
         if not predictor.takes_missing:
             _check_complete(cases, predictor)
-        _refuse_replacing([table_path(target)], overwrite)
+        _make_room([table_path(target)], overwrite)
         return [predict_table(predictor, cases, target, mirror=mirror, views=views, progress=progress)]
     if isinstance(predictor, BoxPredictor):
         cases = find_whole(source, channel_names(predictor))
         pictures = [picture_path(target, case) for case in cases]
         _check_distinct(cases, pictures)
-        _refuse_replacing([boxes_path(target), *pictures], overwrite)
+        _make_room([boxes_path(target), *pictures], overwrite)
         return predict_boxes(predictor, cases, target, mirror=mirror, progress=progress)
     cases = find_images(source, channel_names(predictor))
     if not predictor.takes_missing:
         _check_complete(cases, predictor)
     outputs = [_output(case, source, target) for case in cases]
     _check_outputs(cases, outputs)
-    _refuse_replacing(outputs, overwrite)
+    _make_room(outputs, overwrite)
     return _predict_maps(predictor, list(zip(cases, outputs, strict=True)), mirror, views, all_pieces, progress, note)
 
 
@@ -88,11 +89,6 @@ def _predict_maps(
     note: Callable[[str], object],
 ) -> list[Path]:
     """Write the label map of each case to its file; see ``predict_files``."""
-    for _, output in cases:
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FoveateError(f"{output.parent}: the folder cannot be made ({error.strerror}).") from error
     written: list[Path] = []
     problems: list[Problem] = []
     left_out: Counter[str] = Counter()
@@ -265,9 +261,11 @@ def _check_outputs(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
         raise InputError(problems)
 
 
-def _refuse_replacing(outputs: Sequence[Path], overwrite: bool) -> None:
-    """Refuse, before any work, outputs that are there, unless they are to be replaced."""
+def _make_room(outputs: Sequence[Path], overwrite: bool) -> None:
+    """Refuse, before any work, outputs that are there, unless they are to be replaced; and make their folders."""
     if not overwrite and (there := [output for output in outputs if output.exists()]):
         found = f"{len(there)} of {len(outputs)} files already there ({some([output.name for output in there])})"
         fix = "Choose another folder, or say --overwrite if nobody needs them."
         raise refuse(there[0].parent, "output", found, "files that are not there yet", fix)
+    for folder in {output.parent for output in outputs}:
+        make_folder(folder)

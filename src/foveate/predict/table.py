@@ -13,8 +13,8 @@ import numpy as np
 
 from foveate.cohort.cohort import Case
 from foveate.cohort.layout_table import JOINED
-from foveate.errors import FoveateError, InputError, Problem, refuse
-from foveate.files import write_atomic
+from foveate.errors import InputError, Problem, refuse
+from foveate.files import make_folder, write_atomic
 from foveate.io import image_suffix
 from foveate.predict.views import draw_views
 from foveate.predict.whole import WholePredictor
@@ -131,8 +131,5 @@ def _row(predictor: WholePredictor, name: str, answer: np.ndarray) -> list[str]:
 def _write(path: Path, rows: Sequence[Sequence[str]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text.getvalue())
-    except OSError as error:
-        raise FoveateError(f"{path}: could not be written ({error.strerror}).") from error
+    make_folder(path.parent)
+    write_atomic(path, text.getvalue())

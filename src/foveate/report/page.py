@@ -77,7 +77,7 @@ def write_report(
     how often cases of it got each answer. attention: maps of a network's attention blocks over a case, named by the
     title.
 
-    Raises OSError or DiskFull when the file cannot be written; an earlier one is then still there.
+    Raises Unwritable when the file cannot be written; an earlier one is then still there.
     """
     path = path / "report.html" if path.is_dir() else path
     named = dict(classes) if isinstance(classes, Mapping) else {name: i + 1 for i, name in enumerate(classes)}
