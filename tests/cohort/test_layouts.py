@@ -1,5 +1,6 @@
 """The three layouts are recognised, and what their lists and names get wrong is said."""
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from scans import label, msd_dataset, nnunet_dataset, plain_dataset, read_json, 
 
 from foveate.cohort.layouts import find_cohort, keep_labelled, read_ids
 from foveate.errors import InputError
+from foveate.predict.files import find_images
 
 
 def ids(cases) -> list[str]:
@@ -90,6 +92,20 @@ def test_patients(tmp_path: Path) -> None:
     assert [problem.severity for problem in cohort.problems] == ["warn", "warn"]
     assert "zz" in text
     assert "no line for 2 cases (c, d)" in text
+
+
+def test_names_are_compared_in_one_form_of_unicode(tmp_path: Path) -> None:
+    """macOS writes an umlaut as letter and mark, others as one sign; a folder may have both."""
+    apart, one = (unicodedata.normalize(form, "Müller") for form in ("NFD", "NFC"))
+    root = plain_dataset(tmp_path)
+    write_nifti(root / "images" / f"{apart}.nii.gz", scan(7))
+    write_nifti(root / "labels" / f"{one}.nii.gz", label())
+    (root / "patients.csv").write_text(f"case,patient\n{apart},Ann\n", encoding="utf-8")
+    (root / "ids.txt").write_text(f"{apart}\n", encoding="utf-8")
+    cohort = keep_labelled(find_cohort(root), read_ids(root / "ids.txt"))
+    assert [(case.id, case.patient) for case in cohort.labelled] == [(one, "Ann")]
+    (case,) = [case for case in find_images(root, ("c",)) if case.id == one]
+    assert case.images[0].exists()
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,13 @@ def test_columns_that_say_nothing(tmp_path, head):
         find_cohort(table(tmp_path, [head.split(",")]))
 
 
+@pytest.mark.parametrize("task", [None, "regression"])
+def test_numbers_in_a_column_of_another_name_are_told_the_name(tmp_path, task):
+    root = table(tmp_path, [["case", "volume", "patient"], ["c0", 3.25, 7], ["c1", 1, 8], ["c2", 2.5, 9]])
+    with pytest.raises(InputError, match=r"column volume: found numbers such as 3.25; expected a column called value"):
+        find_cohort(root, task)
+
+
 def test_a_draw_that_leaves_a_class_out_is_refused(tmp_path):
     root = folders(tmp_path / "data", a=3, b=3)
     (tmp_path / "draw.txt").write_text("a/p0\na/p1\n")

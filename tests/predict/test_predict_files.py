@@ -138,9 +138,7 @@ def test_a_place_that_takes_no_file_is_said_before_any_work(tmp_path):
     scan(tmp_path / "in" / "a.nii.gz")
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(Unwritable, match="file/out: the folder cannot be made"):
-        predict_files(
-            model(), tmp_path / "in", tmp_path / "file" / "out", progress=lambda done, of: pytest.fail("late")
-        )
+        predict_files(model(), tmp_path / "in", tmp_path / "file" / "out")
 
 
 def test_input_is_never_written_over(tmp_path):

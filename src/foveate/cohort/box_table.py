@@ -19,7 +19,7 @@ from foveate.cohort.facts import CaseFacts, file_hash
 from foveate.cohort.listing import list_images, no_longer_than_header
 from foveate.errors import Problem, refuse
 from foveate.io import case_stem, inspect_label
-from foveate.text import closest
+from foveate.text import closest, one_form
 
 BOXES, MASKS = "boxes.csv", "masks"
 MOST = 7  # classes with boxes: a bit of 8 for each, and 255 says that nothing is known
@@ -52,7 +52,7 @@ def _read(path: Path, cohort: Cohort, problems: list[Problem]) -> dict[str, list
                 raise refuse(path, "columns", f"no {', '.join(missing)}", ",".join(wanted), fix)
             for row in reader:
                 no_longer_than_header(path, reader.line_num, row)
-                line, name = f"line {reader.line_num}", (row["case"] or "").strip()
+                line, name = f"line {reader.line_num}", one_form((row["case"] or "").strip())
                 if name not in known:
                     problems.append(
                         Problem(str(path), f"{line}: case", repr(name), "a case with an image", closest(name, known))

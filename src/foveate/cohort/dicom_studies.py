@@ -23,6 +23,7 @@ from foveate.io.dicom_fields import words
 from foveate.io.dicom_header import Header
 from foveate.io.dicom_series import Series, first_header, read_series
 from foveate.io.stream import unreadable
+from foveate.text import one_form
 
 DEPTH = 4  # folders below the top one in which series are looked for
 UID = re.compile(r"[0-9]+(\.[0-9]+){2,}")
@@ -148,7 +149,7 @@ def group_series(root: Path, folders: Iterable[Path]) -> Iterator[Group]:
         flat = len(groups) > 1 and all(len(group) == 1 for group in groups)
         for group in groups:
             folder = parent if len(groups) == 1 and group[0].folder != root else group[0].folder
-            called = "_".join(folder.relative_to(root).parts) or root.resolve().name
+            called = one_form("_".join(folder.relative_to(root).parts) or root.resolve().name)
             header = next((scan.header for scan in group if scan.header), None)
             yield Group(safe_name(called, header, "study"), called, folder, tuple(group), flat)
 

@@ -22,6 +22,7 @@ from foveate.cohort.layout_plain import numbered
 from foveate.cohort.listing import leaves, list_images, read_channels, read_classes, read_patients
 from foveate.errors import InputError, Problem
 from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix, read_label
+from foveate.text import one_form
 
 VOC, COCO = "annotations", "annotations.json"
 
@@ -56,7 +57,7 @@ def find_boxes(root: Path, data: dict[str, Any] | None) -> Cohort:
                 fix = "Copy the file into the dataset folder."
                 problems.append(Problem(str(file), "link", "a link out of the dataset", f"files inside {root}", fix))
             else:
-                _put(files, file.stem, file, groups, file, file.name, problems)
+                _put(files, one_form(file.stem), file, groups, file, file.name, problems)
     patients = read_patients(root, groups, problems)
     pictures = any(image_suffix(image) in PICTURE_SUFFIXES for image in images)
     cases = tuple(

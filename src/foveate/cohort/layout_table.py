@@ -20,7 +20,7 @@ from foveate.cohort.layout_plain import numbered
 from foveate.cohort.listing import list_images, no_longer_than_header, read_channels, read_patients, some
 from foveate.errors import Problem, refuse
 from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix
-from foveate.text import closest
+from foveate.text import closest, one_form
 
 TABLE = "labels.csv"
 JOINED = ";"  # between the labels of one case
@@ -84,7 +84,20 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     if "case" not in columns or not said or {"label", "value"} <= set(columns) or len(set(columns)) < len(columns):
         expected = "case,label or case,value or case and a column of 0 and 1 for each class; patient beside them"
         raise refuse(path, "columns", ", ".join(columns) or "nothing", expected, "Correct the first line.")
+    if not {"label", "value"} & set(columns):
+        _refuse_numbers(path, said, rows)
     return columns, rows
+
+
+def _refuse_numbers(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
+    """Refuse a column that is not called ``value`` and holds numbers that are no marks of a class."""
+    for column in columns:
+        cells = [row[column] for row in rows if row[column]]
+        numbers = [cell for cell in cells if cell not in ("0", "1") and _finite(cell) is not None]
+        if 2 * len(numbers) > len(cells):
+            expected = "a column called value for numbers to predict, or 0 and 1 in a column for each class"
+            fix = "Call the column value, and leave out others but case and patient."
+            raise refuse(path, f"column {column}", f"numbers such as {numbers[0]}", expected, fix)
 
 
 def _rows_of_cases(
@@ -93,7 +106,8 @@ def _rows_of_cases(
     """Row of each case; a name may carry the image's suffix. Rows without a file are refused, cases without said."""
     found: dict[str, dict[str, str]] = {}
     for row in rows:
-        name = row["case"] if row["case"] in groups else case_stem(row["case"])
+        name = one_form(row["case"])
+        name = name if name in groups else case_stem(name)
         if name not in groups:
             fix = f"Add the file to images/, or remove the line. {closest(name, groups)}"
             problems.append(Problem(str(path), "case", f"{row['case']!r}, which has no file", "a case of images/", fix))
@@ -110,15 +124,20 @@ def _rows_of_cases(
 def _number(path: Path, case: str, text: str, problems: list[Problem]) -> float | None:
     if not text:
         return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if math.isfinite(value):
+    value = _finite(text)
+    if value is not None:
         return value
     fix = "Write the number with a decimal point; leave the cell empty if it is not known."
     problems.append(Problem(str(path), f"value of {case}", repr(text), "a finite number", fix, case=case))
     return None
+
+
+def _finite(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _joined(rows: dict[str, dict[str, str]]) -> dict[str, tuple[str, ...] | None]:

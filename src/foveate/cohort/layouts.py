@@ -18,7 +18,7 @@ from foveate.cohort.layout_plain import find_plain
 from foveate.cohort.layout_table import TABLE, find_table, tasks_of_table
 from foveate.cohort.listing import read_json
 from foveate.errors import InputError, Problem, refuse
-from foveate.text import closest
+from foveate.text import closest, one_form
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def read_ids(path: Path) -> list[str]:
         raise refuse(path, "file", error.strerror, "one case id a line", "Check the path.") from None
     except UnicodeDecodeError:
         raise refuse(path, "file", "no UTF-8 text", "one case id a line", "Save it as plain text.") from None
-    ids = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    ids = [one_form(line.strip()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not ids:
         raise refuse(path, "case ids", "none", "one case id a line", "Name at least one labelled case.")
     return list(dict.fromkeys(ids))

@@ -14,6 +14,7 @@ from typing import Any
 
 from foveate.errors import Problem, refuse
 from foveate.io import IMAGE_SUFFIXES, case_stem, image_suffix, is_series
+from foveate.text import one_form
 
 
 def list_images(folder: Path, root: Path, problems: list[Problem]) -> list[Path]:
@@ -229,7 +230,7 @@ def read_patients(
                 raise refuse(path, "columns", found, "case,patient", "Write 'case,patient' on the first line.")
             for row in reader:
                 no_longer_than_header(path, reader.line_num, row)
-                case, patient = (row["case"] or "").strip(), (row["patient"] or "").strip()
+                case, patient = one_form((row["case"] or "").strip()), (row["patient"] or "").strip()
                 if case and patient and listed.setdefault(case, patient) != patient:
                     found = f"{listed[case]} and {patient}"
                     problems.append(

@@ -14,6 +14,7 @@ from foveate.io.grid import corner_distance, tolerance
 from foveate.io.nifti import Inspected, inspect_nifti, inspect_nifti_label, nifti_bytes
 from foveate.io.picture import inspect_picture, inspect_picture_label, picture_label_bytes, picture_map_bytes
 from foveate.io.volume import Volume
+from foveate.text import one_form
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 COLOURS = ("red", "green", "blue")  # channels of one picture file
@@ -28,8 +29,8 @@ def image_suffix(path: Path | str) -> str:
 
 
 def case_stem(path: Path | str) -> str:
-    """The file name without its image suffix: "scan_01.nii.gz" -> "scan_01"."""
-    name = Path(path).name
+    """The file name without its image suffix, in one form of Unicode: "scan_01.nii.gz" -> "scan_01"."""
+    name = one_form(Path(path).name)
     return name[: len(name) - len(image_suffix(name))]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from foveate.cohort.layout_table import JOINED
 from foveate.errors import InputError, Problem, refuse
+from foveate.text import one_form
 
 HEADERS = "case,label and a column for each class, or case,value,low,high"
 _VALUES = ("value", "low", "high")
@@ -50,7 +51,7 @@ def read_table(path: Path) -> ClassTable | ValueTable:
     """The predictions in ``path``. Raises InputError naming everything in it that cannot be scored."""
     header, rows = _read(path)
     problems: list[Problem] = []
-    ids = [row[header.index("case")] for row in rows]
+    ids = [one_form(row[header.index("case")]) for row in rows]
     seen: set[str] = set()
     twice = [case for case in ids if case in seen or seen.add(case)]  # type: ignore[func-returns-value]
     _note(problems, path, "case", [f"{case!r} more than once" for case in dict.fromkeys(twice)],

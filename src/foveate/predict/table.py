@@ -19,6 +19,7 @@ from foveate.io import image_suffix
 from foveate.predict.views import draw_views
 from foveate.predict.whole import WholePredictor
 from foveate.tasks import Classification
+from foveate.text import one_form
 
 TABLE = "predictions.csv"
 READERS = 2  # threads that read the next images while the network sees these
@@ -86,7 +87,7 @@ def find_tree(source: Path) -> list[Case]:
         below = file.relative_to(source)
         if not image_suffix(file) or any(part.startswith(".") for part in below.parts) or not file.is_file():
             continue
-        name = below.as_posix()[: -len(image_suffix(file))]
+        name = one_form(below.as_posix()[: -len(image_suffix(file))])
         if found.setdefault(name, file) is not file:
             problems.append(
                 Problem(str(file), "name", f"the same case as {found[name].name}", "one file", "Remove one.")
