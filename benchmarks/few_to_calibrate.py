@@ -58,7 +58,7 @@ def mean_error(probabilities: np.ndarray, targets: np.ndarray, count: int) -> fl
     errors = []
     for _ in range(DRAWS):
         drawn = np.isin(np.arange(len(logits)), source.choice(len(logits), count, replace=False))
-        temperature = fit_temperature(torch.from_numpy(logits[drawn]), torch.from_numpy(targets[drawn]))
+        temperature = fit_temperature(torch.from_numpy(logits[drawn]), torch.from_numpy(targets[drawn])) or 1.0
         others = torch.from_numpy(logits[~drawn] / temperature).softmax(1).numpy()
         errors.append(_error(others, targets[~drawn]))
     return float(np.mean(errors))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+SURE = 0.4  # score from which a box is drawn, and counts in tables of cases; scores themselves look at every one
+
 
 def volumes(boxes: Tensor) -> Tensor:
     """``[..., 2 n] -> [...]``; of a box whose corners are the wrong way round, 0."""

@@ -72,6 +72,7 @@ def _train_and_score(folder: Path, method: str, minutes: float, *, seed: int, qu
 def _cases(folder: Path, method: str, scores: TaskEvaluation) -> list[ReportCase]:
     """The worst test pictures with the boxes that ``method`` found, as ``foveate predict`` drew them."""
     from foveate.io import read_image
+    from foveate.predict.box_picture import CAPTION
     from foveate.report.page import ReportCase
     from foveate.report.pictures import View
 
@@ -81,5 +82,5 @@ def _cases(folder: Path, method: str, scores: TaskEvaluation) -> list[ReportCase
         caption = f"{case['found']} of {case['boxes']} found, {case['false']} found that are not there."
         image = read_image([folder / "pictures" / "test" / "images" / f"{case['case']}.png"]).array[0]
         name = f"{case['case']}, {method}"
-        out.append(ReportCase(name, image, (1.0, 1.0), None, None, None, caption, views=(View("boxes", drawn),)))
+        out.append(ReportCase(name, image, (1.0, 1.0), None, None, None, caption, views=(View(CAPTION, drawn),)))
     return out

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from foveate.batches.prepare import PreparedCohort
-from foveate.cohort.split import Split
 from foveate.engine.fit_plan import out_of_memory
 from foveate.explanations.attention import attention_blocks
 from foveate.predict.detecting import BoxPredictor
 from foveate.predict.predictor import AnyPredictor
 from foveate.report.pictures import View
-from foveate.report.run import pictured
 
 
 def attention_view(
-    predictor: AnyPredictor, prepared: PreparedCohort, split: Split, note: Callable[[str], None]
+    predictor: AnyPredictor, prepared: PreparedCohort, shown: Sequence[tuple[str, str]], note: Callable[[str], None]
 ) -> View | None:
-    """The maps of the first case that the page shows; None for a network without any, or one that answers with boxes.
+    """The maps of the first case ``shown`` (id, caption); None for a network without any, or one that answers with
+    boxes.
 
     Where memory is too little for it the page goes without, and the person who trains is told.
     """
-    shown = pictured(split)
     if isinstance(predictor, BoxPredictor) or not shown or not attention_blocks(predictor.network):
         return None
     from foveate.explanations.glance import attention_picture  # heavy, and most networks have no attention

@@ -45,7 +45,7 @@ from foveate.engine.settle import (
     settle_task,
 )
 from foveate.engine.signals import StopSignals, stop_signals
-from foveate.engine.validation import FreeEnergyGap, WholeValidation, validation
+from foveate.engine.validation import FreeEnergyGap, WholeValidation, case_errors, validation
 from foveate.engine.warm_start import plan_like, read_start, record_of, refuse_unlike, start_from
 from foveate.errors import refuse
 from foveate.methods import DeepBelief, Method
@@ -187,7 +187,7 @@ def fit(
         cohort = cohort.only({*donors, *split.validation, *split.unlabelled})
         augment = augment.model_copy(update={"rotation_degrees": 0.0, "elastic_p": 0.0})  # a turned box is no box
     elif not kind.uses_unlabelled:  # those that teach nobody are prepared for the page alone
-        cohort = cohort.only({*split.train, *split.validation, *(name for name, _ in pictured(split))})
+        cohort = cohort.only({*split.train, *split.validation, *(name for name, _ in pictured(split, {}))})
     for note in [*here.report.notes(), *split.notes]:
         progress.note(note)
     if kind.uses_unlabelled and not split.unlabelled:
@@ -241,17 +241,20 @@ def fit(
     if split.unlabelled:
         say_if_untaught(learner, progress)
     recorder.finish()
-    held = None  # answers for the cases of validation
+    notes, held = list(split.notes), None  # held: answers for the cases of validation
     if isinstance(validate, WholeValidation):
         held = validate.logits()
-        learner.task.fit(held, validate.labels)
+        if said := learner.task.fit(held, validate.labels):
+            progress.note(said)
+            notes.append(said)
     task = learner.task.description() if kind.learns_labels else {"name": "reconstruction"}
     save_model(folder.path / "model", settings.network, task, plan, learner.model())
     if not kind.learns_labels:
-        write_run_report(folder.path, plan, None, prepared, split)
+        write_run_report(folder.path, plan, None, prepared, split, [], notes)
         return
-    attention = attention_view(predictor, prepared, split, progress.note)
-    write_run_report(folder.path, plan, predictor, prepared, split, held, attention)
+    shown = pictured(split, case_errors(validate))
+    attention = attention_view(predictor, prepared, shown, progress.note)
+    write_run_report(folder.path, plan, predictor, prepared, split, shown, notes, held, attention)
 
 
 def say_if_untaught(method: Method, progress: TrainingProgress) -> None:

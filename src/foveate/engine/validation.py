@@ -10,18 +10,19 @@ import torch
 from foveate.batches.prepare import PreparedCohort
 from foveate.engine.schedule import Schedule
 from foveate.methods import DeepBelief
-from foveate.metrics.detection import ImageBoxes, average_precision, match_class
+from foveate.metrics.detection import ImageBoxes, average_precision, match_class, match_sure
 from foveate.predict.detecting import BoxPredictor
 from foveate.predict.predictor import AnyPredictor, Predictor
 from foveate.predict.whole import WholePredictor
 
 
 class Validation:
-    """Mean Dice of a predictor of held-back cases, on the prepared grid."""
+    """Mean Dice of a predictor of held-back cases, on the prepared grid. errors: 1 - Dice of each, at the last call."""
 
     def __init__(self, predictor: Predictor, prepared: PreparedCohort, cases: Iterable[str]) -> None:
         self.predictor = predictor
         self.cases = [prepared[name] for name in cases]
+        self.errors: dict[str, float] = {}
 
     def __call__(self) -> dict[str, float]:
         scores = []
@@ -29,16 +30,18 @@ class Validation:
             assert case.label is not None
             predicted = self.predictor.tidy(self.predictor.predict_prepared(case.image)).labels
             scores.append(self.predictor.task.mean_dice(predicted, np.array(case.label)))
+            self.errors[case.id] = 1 - scores[-1]
         return {"dice": float(np.nanmean(scores))}
 
 
 class WholeValidation:
-    """What the task scores of a predictor's answers for held-back cases."""
+    """What the task scores of a predictor's answers for held-back cases. errors: of each, at the last call."""
 
     def __init__(self, predictor: WholePredictor, prepared: PreparedCohort, cases: Iterable[str]) -> None:
         self.predictor = predictor
         self.cases = [prepared[name] for name in cases]
         self.labels = np.stack([case.target for case in self.cases if case.target is not None])  # [N, K]
+        self.errors: dict[str, float] = {}
 
     def logits(self, mirror: Sequence[int] | None = None) -> np.ndarray:
         """``[N, K]``, in batches, so that no more than one is in memory. mirror: see ``WholePredictor.logits``."""
@@ -47,7 +50,9 @@ class WholeValidation:
         return np.concatenate([self.predictor.logits([case.image for case in part], mirror) for part in parts])
 
     def __call__(self) -> dict[str, float]:
-        return self.predictor.task.score(self.logits(mirror=()), self.labels)  # for the eye: half the work will do
+        task, logits = self.predictor.task, self.logits(mirror=())  # for the eye: half the work will do
+        self.errors = {c.id: float(e) for c, e in zip(self.cases, task.errors(logits, self.labels), strict=True)}
+        return task.score(logits, self.labels)
 
 
 class FreeEnergyGap:
@@ -95,10 +100,13 @@ class FreeEnergyGap:
 
 
 class BoxValidation:
-    """Mean average precision at an IoU of 0.5 of a predictor's boxes in held-back cases, on the prepared grid."""
+    """Mean average precision at an IoU of 0.5 of a predictor's boxes in held-back cases, on the prepared grid.
+
+    errors: of each case, how many boxes are missed or false among those that count, at the last call."""
 
     def __init__(self, predictor: BoxPredictor, prepared: PreparedCohort, cases: Iterable[str]) -> None:
         self.predictor, self.cases = predictor, [prepared[name] for name in cases]
+        self.errors: dict[str, float] = {}
 
     def __call__(self) -> dict[str, float]:
         images = []
@@ -110,6 +118,9 @@ class BoxValidation:
             truth = real[:, :-1], real[:, -1].astype(int), np.zeros(len(real), bool)
             images.append(ImageBoxes(case.id, case.id, *truth, *answer))
         classes = range(len(self.predictor.plan.classes))
+        for item in images:
+            sure = match_sure(item, classes)
+            self.errors[item.case] = sure.missed + sure.false
         each = [float(average_precision(match_class(images, number, (0.5,)))[0, 0]) for number in classes]
         return {"ap50": float(np.nanmean(each))} if np.isfinite(each).any() else {}
 
@@ -123,3 +134,12 @@ def validation(
     if isinstance(predictor, WholePredictor):
         return WholeValidation(predictor, prepared, cases)
     return Validation(predictor, prepared, cases)
+
+
+def case_errors(validate: object) -> dict[str, float]:
+    """How wrong each case was at the last call of what ``validation`` gave, in its own measure; {} of anything else."""
+    if not isinstance(validate, Validation | WholeValidation | BoxValidation):
+        return {}
+    if not validate.errors:  # a training that goes on after its last validation
+        validate()
+    return validate.errors

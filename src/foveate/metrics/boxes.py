@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from foveate.boxes import iou
+from foveate.boxes import SURE
 from foveate.cohort.boxes import read_coco
 from foveate.cohort.cohort import Box, Cohort
 from foveate.cohort.layout_boxes import open_annotations, settle_boxes
@@ -19,12 +19,10 @@ from foveate.cohort.listing import read_json
 from foveate.errors import InputError, Problem, refuse
 from foveate.io import case_stem, inspect_image
 from foveate.metrics.bootstrap import estimates
-from foveate.metrics.detection import FROC_IOU, ImageBoxes, detection_scores, match_class, match_image
+from foveate.metrics.detection import FROC_IOU, ImageBoxes, detection_scores, match_class, match_sure
 from foveate.metrics.task_result import TaskEvaluation
 from foveate.metrics.truths import Truths, match_cases
 from foveate.text import closest
-
-SURE = 0.4  # score from which a box counts in the table of cases; the scores themselves look at every one
 
 
 def evaluate_boxes(path: Path, data: Path, cases: Sequence[str] | None = None) -> TaskEvaluation:
@@ -104,18 +102,8 @@ def image_boxes(
 
 
 def _row(item: ImageBoxes, classes: Mapping[str, Any]) -> dict[str, Any]:
-    sure, hits, wrong, overlaps = item.scores >= SURE, 0, 0, []
-    for number in classes.values():
-        mine, there = sure & (item.found_classes == number), item.truth_classes == number
-        right, counts = match_image(item.found[mine], item.scores[mine], item.truth[there], item.ignored[there], (0.5,))
-        hits, wrong = hits + int(right.sum()), wrong + int((counts & ~right).sum())
-        if right.any():
-            pairs = iou(torch.from_numpy(item.found[mine][right[0]]), torch.from_numpy(item.truth[there]))
-            overlaps += pairs.amax(1).tolist()
     boxes = int((~item.ignored).sum())
-    mean = float(np.mean(overlaps)) if overlaps else float("nan")
-    row = {"case": item.case, "patient": item.patient, "boxes": boxes, "found": hits}
-    return row | {"missed": boxes - hits, "false": wrong, "mean_iou": mean}
+    return {"case": item.case, "patient": item.patient, "boxes": boxes, **asdict(match_sure(item, classes.values()))}
 
 
 def _read_truths(data: Path) -> tuple[Cohort, list[Problem]]:

@@ -9,13 +9,13 @@ any number of dimensions; no limit by size of object.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from foveate.boxes import iou
+from foveate.boxes import SURE, iou
 
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(2, 16))  # 0.1 to 0.75
 RECALLS = np.linspace(0, 1, 101)
@@ -82,6 +82,30 @@ def match_image(
             elif (overlaps[i][ignored] >= threshold).any():
                 counts[t, i] = False
     return right, counts
+
+
+@dataclass(frozen=True)
+class SureMatches:
+    """Of one image, how many boxes are found, missed and false; mean IoU of those found, nan without any."""
+
+    found: int
+    missed: int
+    false: int
+    mean_iou: float
+
+
+def match_sure(item: ImageBoxes, classes: Iterable[int]) -> SureMatches:
+    """What is right and wrong among the boxes of a score of SURE, at an IoU of 0.5."""
+    sure, hits, wrong, overlaps = item.scores >= SURE, 0, 0, []
+    for number in classes:
+        mine, there = sure & (item.found_classes == number), item.truth_classes == number
+        right, counts = match_image(item.found[mine], item.scores[mine], item.truth[there], item.ignored[there], (0.5,))
+        hits, wrong = hits + int(right.sum()), wrong + int((counts & ~right).sum())
+        if right.any():
+            pairs = iou(torch.from_numpy(item.found[mine][right[0]]), torch.from_numpy(item.truth[there]))
+            overlaps += pairs.amax(1).tolist()
+    boxes = int((~item.ignored).sum())
+    return SureMatches(hits, boxes - hits, wrong, float(np.mean(overlaps)) if overlaps else float("nan"))
 
 
 def match_class(images: Sequence[ImageBoxes], number: int, thresholds: Sequence[float] = THRESHOLDS) -> Matches:

@@ -8,29 +8,33 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from foveate.boxes import SURE
 from foveate.figures import PALETTE
 from foveate.io.volume import Volume
 from foveate.tasks import Boxes
 
-SHOWN = 0.3  # score from which a box is drawn
+CAPTION = f"boxes of a score of {SURE:g} and more"
 SIDE = 900  # pixels of the longer side of a small image's picture
 TEXT = 15  # pixels
 
 
-def draw_boxes(volume: Volume, found: Boxes, names: Sequence[str]) -> bytes:
+def draw_boxes(volume: Volume, found: Boxes, names: Sequence[str], known: np.ndarray | None = None) -> bytes:
     """A picture whole; of a volume the plane across its last axis through the middle of the surest box, with the boxes
-    that reach it. Each box has its class's colour, and class and score stand on it; the classes stand below."""
-    shown = found.scores >= SHOWN
+    that reach it. Each box of a score of SURE has its class's colour, and class and score stand on it; the classes
+    stand below. known: true boxes ``[N, 2 n]``, drawn in white beneath the others."""
+    shown = found.scores >= SURE
     boxes, classes, scores = found.boxes[shown].numpy(), found.classes[shown].tolist(), found.scores[shown].tolist()
+    true = np.empty((0, 2 * volume.dims)) if known is None else np.asarray(known, float)
     array = volume.array
     steps = list(volume.spacing)
     if volume.dims == 3:
         depth = array.shape[3]
-        plane = int(min(max((boxes[0, 2] + boxes[0, 5]) / 2, 0), depth - 1)) if len(boxes) else depth // 2
-        here = [i for i in range(len(boxes)) if boxes[i, 2] <= plane + 0.5 < boxes[i, 5]]
-        # Rows of the picture are the second axis: it is shown as the scanner's columns run.
-        boxes = boxes[here][:, [1, 0, 4, 3]]
+        first = next((some[0] for some in (boxes, true) if len(some)), None)
+        plane = depth // 2 if first is None else int(min(max((first[2] + first[5]) / 2, 0), depth - 1))
+        here = _reached(boxes, plane)
         classes, scores = [classes[i] for i in here], [scores[i] for i in here]
+        # Rows of the picture are the second axis: it is shown as the scanner's columns run.
+        boxes, true = (some[_reached(some, plane)][:, [1, 0, 4, 3]] for some in (boxes, true))
         array, steps = array[..., plane].transpose(0, 2, 1), [steps[1], steps[0]]
     height, width = array.shape[1:]
     scale = max(1.0, SIDE / max(height * steps[0], width * steps[1]) * min(steps))
@@ -40,6 +44,10 @@ def draw_boxes(volume: Volume, found: Boxes, names: Sequence[str]) -> bytes:
     canvas = Image.new("RGB", (size[0], size[1] + 2 * TEXT), "#101317")
     canvas.paste(picture, (0, 0))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=TEXT)
+    for box in true:
+        top, left, bottom, right = box * np.tile(factors, 2)
+        draw.rectangle((left - 2, top - 2, right + 2, bottom + 2), outline="#000000", width=4)
+        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="#ffffff", width=2)
     labels = []
     for box, kind, score in zip(boxes, classes, scores, strict=True):
         top, left, bottom, right = box * np.tile(factors, 2)
@@ -53,15 +61,22 @@ def draw_boxes(volume: Volume, found: Boxes, names: Sequence[str]) -> bytes:
         taken.append(place)
         draw.rectangle(place, fill=colour)
         draw.text((place[0] + 2, place[1] + 1), text, fill="#000000", font=font)
+    legend = [(PALETTE[kind % len(PALETTE)], f"{name}: {classes.count(kind)}") for kind, name in enumerate(names)]
+    if known is not None:
+        legend.append(("#ffffff", f"known: {len(true)}"))
     x = 4.0
-    for kind, name in enumerate(names):
-        count = classes.count(kind)
-        draw.rectangle((x, size[1] + 8, x + 14, size[1] + 22), fill=PALETTE[kind % len(PALETTE)])
-        draw.text((x + 20, size[1] + 6), f"{name}: {count}", fill="#ffffff", font=font)
-        x += 40 + draw.textlength(f"{name}: {count}", font=font)
+    for colour, text in legend:
+        draw.rectangle((x, size[1] + 8, x + 14, size[1] + 22), fill=colour)
+        draw.text((x + 20, size[1] + 6), text, fill="#ffffff", font=font)
+        x += 40 + draw.textlength(text, font=font)
     out = io.BytesIO()
     canvas.save(out, "PNG")
     return out.getvalue()
+
+
+def _reached(boxes: np.ndarray, plane: int) -> list[int]:
+    """The boxes of a volume that the middle of a plane across its last axis lies in."""
+    return [number for number, box in enumerate(boxes) if box[2] <= plane + 0.5 < box[5]]
 
 
 def grey_or_colour(array: np.ndarray) -> np.ndarray:

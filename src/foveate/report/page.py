@@ -72,10 +72,10 @@ def write_report(
     path: the HTML file, or a folder, in which it is called report.html. notes: what the reader must know,
     such as what the cohort cannot claim. table: rows with the same keys; a pair of numbers under ``X_interval``
     is shown below X. curves: name of a run -> records of its log.jsonl (step, loss, learning_rate, dice).
-    cases: shown worst Dice first, those without a Dice last. classes: names of the label values 1, 2, ...,
-    or name -> value or values. provenance: data hashes, versions, seed and so on. confusion: a row for each class,
-    how often cases of it got each answer. attention: maps of a network's attention blocks over a case, named by the
-    title.
+    cases: shown worst Dice first, those without a Dice last, as they are given. classes: names of the label values
+    1, 2, ..., or name -> value or values. provenance: data hashes, versions, seed and so on. confusion: a row for each
+    class, how often cases of it got each answer. attention: maps of a network's attention blocks over a case, named by
+    the title.
 
     Raises Unwritable when the file cannot be written; an earlier one is then still there.
     """
@@ -111,7 +111,7 @@ def _template() -> jinja2.Template:
 
 
 def _worst_first(cases: Sequence[ReportCase]) -> list[ReportCase]:
-    return sorted(cases, key=lambda case: (_number(case.dice) is None, _number(case.dice) or 0.0, case.id))
+    return sorted(cases, key=lambda case: (_number(case.dice) is None, _number(case.dice) or 0.0))
 
 
 def _case(case: ReportCase, values: Sequence[Sequence[int]]) -> dict[str, Any]:

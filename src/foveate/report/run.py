@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from foveate.batches.cache import PreparedCase, PreparedCohort
 from foveate.cohort.plan import Plan
 from foveate.cohort.split import Split
 from foveate.io.volume import Volume
-from foveate.predict.box_picture import draw_boxes
+from foveate.predict.box_picture import CAPTION, draw_boxes
 from foveate.predict.detecting import BoxPredictor
 from foveate.predict.predictor import AnyPredictor, Predictor
 from foveate.predict.whole import WholePredictor
@@ -36,24 +37,28 @@ def write_run_report(
     predictor: AnyPredictor | None,
     prepared: PreparedCohort,
     split: Split,
+    shown: Sequence[tuple[str, str]],
+    notes: Sequence[str] = (),
     held: np.ndarray | None = None,
     attention: View | None = None,
 ) -> Path:
     """Write ``run/report.html`` from the run's records and predictions on prepared scans; returns its path.
 
-    Held-back cases are shown where there are some; else a few training and unlabelled cases, marked as such, whose
-    pictures show that training worked and not how well the model does on new scans. predictor: None after
-    pre-training, which leaves nothing to predict with. held: logits ``[N, K]`` of the cases of validation, where an
+    predictor: None after pre-training, which leaves nothing to predict with. shown: cases to picture, as ``pictured``
+    gives them. notes: what the reader must know. held: logits ``[N, K]`` of the cases of validation, where an
     image has one answer. attention: maps of one of the cases shown, its title saying which, if the network has any.
     """
     records = read_log(run)
     provenance = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
-    notes = list(split.notes)
-    shown = pictured(split) if predictor else []
+    notes = list(notes)
     if predictor is None:
         notes.append("This run was pre-training: it labels no scan. Train from it with --init.")
     elif not split.validation:
         notes.append("The scans below were part of the training. How good the model is on new scans is not known yet.")
+    elif len(split.validation) > len(shown):
+        notes.append(
+            f"Below are the {len(shown)} of {len(split.validation)} held-back cases that the model does worst on."
+        )
     summary = {
         "labelled": len(split.train),
         "unlabelled": len(split.unlabelled),
@@ -97,10 +102,15 @@ def write_run_report(
     )
 
 
-def pictured(split: Split) -> list[tuple[str, str]]:
-    """The cases that the page shows: (id, what it was to the training)."""
+def pictured(split: Split, errors: Mapping[str, float]) -> list[tuple[str, str]]:
+    """The cases that the page shows: (id, what it was to the training).
+
+    Of held-back cases those that the model does worst on, by ``errors``; where there are none a few training and
+    unlabelled ones, whose pictures show that training worked and not how well the model does on new scans.
+    """
     if split.validation:
-        return [(name, "held back: not used in training") for name in split.validation[:PICTURES]]
+        worst = sorted(split.validation, key=lambda name: -np.nan_to_num(errors.get(name, 0.0), nan=-1.0))
+        return [(name, "held back: not used in training") for name in worst[:PICTURES]]
     half = PICTURES // 2
     shown = [(name, "labelled: used in training") for name in split.train[:half]]
     return shown + [(name, "unlabelled: its label was not known") for name in split.unlabelled[:half]]
@@ -121,10 +131,11 @@ def _boxes(case: PreparedCase, caption: str, predictor: BoxPredictor) -> ReportC
     """With the boxes that were found, on the prepared image; the number of those that are known is said."""
     image = np.asarray(case.image, np.float32)
     found, spacing = predictor.predict_prepared(image), [*case.spacing, *[1.0] * (4 - len(case.spacing))]
-    drawn = draw_boxes(Volume(image, np.diag(spacing)), found, list(predictor.plan.classes))
-    if case.target is not None:
-        caption += f"; {(case.target[:, -1] >= 0).sum()} boxes known"
-    return ReportCase(case.id, image[0], case.spacing, None, None, None, caption, views=(View("boxes", drawn),))
+    known = None if case.target is None else case.target[case.target[:, -1] >= 0, :-1]
+    drawn = draw_boxes(Volume(image, np.diag(spacing)), found, list(predictor.plan.classes), known)
+    if known is not None:
+        caption += f"; {len(known)} boxes known"
+    return ReportCase(case.id, image[0], case.spacing, None, None, None, caption, views=(View(CAPTION, drawn),))
 
 
 def _picture(case: PreparedCase, caption: str, predictor: Predictor) -> ReportCase:

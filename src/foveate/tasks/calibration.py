@@ -14,7 +14,6 @@ in units of sigma; a new case that is exchangeable with the n then lies inside w
 from __future__ import annotations
 
 import math
-import warnings
 
 import torch
 from torch import Tensor
@@ -24,12 +23,12 @@ FEWEST = 5  # validation cases: fewer say too little of one number (docs/benchma
 _HALVINGS = 50
 
 
-def fit_temperature(logits: Tensor, targets: Tensor, exclusive: bool = True) -> float:
+def fit_temperature(logits: Tensor, targets: Tensor, exclusive: bool = True) -> float | None:
     """The temperature T of ``probabilities(logits, T)`` that fits the targets best, in [LOWEST, HIGHEST].
 
     logits: ``[N, K]``. targets: ``[N, K]``, one-hot or soft rows, or with ``exclusive`` False 0 or 1 of each label by
     itself; nan is unknown and left out. The loss is convex in 1/T, so halving its interval finds the one minimum.
-    With fewer than FEWEST cases T stays 1, with a warning. Raises ValueError when the shapes differ or a logit is not
+    None with fewer than FEWEST cases. Raises ValueError when the shapes differ or a logit is not
     finite.
     """
     if logits.shape != targets.shape or logits.ndim != 2:
@@ -42,12 +41,7 @@ def fit_temperature(logits: Tensor, targets: Tensor, exclusive: bool = True) -> 
         known = known.all(dim=1, keepdim=True).expand_as(y)
     cases = int(known.any(dim=1).sum())
     if cases < FEWEST:
-        warnings.warn(
-            f"{cases} labelled validation cases are too few to calibrate the probabilities, at least {FEWEST} are "
-            "needed: they stay as the network gives them.",
-            stacklevel=2,
-        )
-        return 1.0
+        return None
     even = 1 / y.shape[1] if exclusive else 0.5
     y = torch.where(known, (cases * y.nan_to_num() + even) / (cases + 1), 0.0)
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.cohort.plan import Plan
-from foveate.tasks.calibration import HIGHEST, LOWEST, fit_temperature
+from foveate.tasks.calibration import FEWEST, HIGHEST, LOWEST, fit_temperature
 from foveate.tasks.task import Target, Task
 
 
@@ -76,6 +76,11 @@ class Classification(Task):
         right = predicted == labels
         return {"macro_f1": macro, "accuracy": float((right.all(1) if self.exclusive else right).mean())}
 
+    def errors(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """``[N]``: how far the probability that is furthest off lies from what is true."""
+        errors: np.ndarray = np.abs(self.answers(logits) - labels).max(axis=1)
+        return errors
+
     def description(self) -> dict[str, Any]:
         return {"name": self.name, "temperature": self.temperature}
 
@@ -84,8 +89,14 @@ class Classification(Task):
         if not LOWEST <= self.temperature <= HIGHEST:
             raise ValueError(f"temperature {self.temperature}")
 
-    def fit(self, logits: np.ndarray, labels: np.ndarray) -> None:
+    def fit(self, logits: np.ndarray, labels: np.ndarray) -> str:
         """The temperature for held-back cases, both ``[N, K]``, every case with weight 1: that is what probabilities
         claim. It stays 1 with too few cases, which is said."""
         found = fit_temperature(torch.from_numpy(logits), torch.from_numpy(labels), self.exclusive)
+        if found is None:
+            return (
+                f"{len(logits)} labelled validation cases are too few to calibrate the probabilities, at least "
+                f"{FEWEST} are needed: they stay as the network gives them."
+            )
         self.temperature = round(found, 4)
+        return ""

@@ -10,7 +10,6 @@ than that quantile needs, the interval is the model's own, 1.645 deviations; by 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -91,7 +90,12 @@ class Regression(Task):
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Mean absolute error in the units of the labels; labels ``[N, 1]`` are standardised."""
-        return {"mae": float(self.std * np.abs(logits[:, :1] - labels).mean())}
+        return {"mae": float(self.errors(logits, labels).mean())}
+
+    def errors(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """``[N]`` in the units of the labels."""
+        errors: np.ndarray = self.std * np.abs(logits[:, 0] - labels[:, 0])
+        return errors
 
     def description(self) -> dict[str, Any]:
         return {"name": self.name, "factor": None if math.isnan(self.factor) else self.factor, "level": LEVEL}
@@ -102,16 +106,13 @@ class Regression(Task):
         if self.factor < 0:
             raise ValueError(f"factor {self.factor}")
 
-    def fit(self, logits: np.ndarray, labels: np.ndarray) -> None:
+    def fit(self, logits: np.ndarray, labels: np.ndarray) -> str:
         """The factor that makes intervals hold LEVEL of new cases, from held-back ones; with too few of them it stays,
         which is said."""
         errors = (labels - logits[:, :1]) * self.std / self.deviations(logits)
         found = interval_scale(torch.from_numpy(errors), LEVEL)
-        if math.isfinite(found):
-            self.factor = round(found, 4)
-        else:
-            own = "as wide as the network itself says" if self.gaussian else "not given"
-            warnings.warn(
-                f"{len(logits)} labelled validation cases are too few for intervals of {LEVEL:.0%}: they are {own}.",
-                stacklevel=2,
-            )
+        if not math.isfinite(found):
+            own = "as wide as the network itself says, which may be far too narrow" if self.gaussian else "not given"
+            return f"{len(logits)} labelled validation cases are too few for intervals of {LEVEL:.0%}: they are {own}."
+        self.factor = round(found, 4)
+        return ""

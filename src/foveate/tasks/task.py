@@ -155,11 +155,13 @@ class Task:
     def restore(self, description: Mapping[str, Any]) -> None:
         """Take over what ``description`` says. Raises ValueError when it is not that of such a task."""
 
-    def fit(self, logits: np.ndarray, labels: np.ndarray) -> None:
+    def fit(self, logits: np.ndarray, labels: np.ndarray) -> str:
         """Fit what turns answers into probabilities that are what they say, on cases that did not teach.
 
-        logits ``[N, K]``, labels ``[N, K]``. Nothing to do for a task that has nothing of the kind.
+        logits ``[N, K]``, labels ``[N, K]``. Returns what whoever uses the model must know of it, "" for nothing; there
+        is nothing to do for a task that has nothing of the kind.
         """
+        return ""
 
 
 def over_resolutions(
