@@ -170,8 +170,10 @@ def test_pictures_become_png(tmp_path):
     picture = np.zeros((21, 34), np.uint8)
     picture[3:9, 20:] = 200
     Image.fromarray(picture).save(tmp_path / "p.png")
-    written = predict_files(model(dims=2), tmp_path / "p.png", tmp_path / "out")
+    said = []
+    written = predict_files(model(dims=2), tmp_path / "p.png", tmp_path / "out", note=said.append)
     assert written == [tmp_path / "out" / "p.png"]
+    assert said == ["Masks of pictures hold the numbers of the classes, 0 to 1: most viewers show them as black."]
     np.testing.assert_array_equal(np.asarray(Image.open(written[0])), picture // 200)
 
 

@@ -37,11 +37,13 @@ _TITLES = {
 # What is shown of each class: the JSON has more, for which there are no columns.
 _OF_CLASS = ("f1", "sensitivity", "auroc", "auprc", "sensitivity_at_95_specificity", "ap", "ap10", "ap50", "froc")
 _SHORT = {  # as heads of columns
-    "sensitivity_at_95_specificity": "sens. at 95% spec.",
+    "sensitivity_at_95_specificity": "sens.\nat 95%\nspec.",
     "sensitivity": "sens.",
     "ap": "AP",
     "ap50": "AP50",
     "froc": "FROC",
+    "probability_of_label": "P(label)",
+    "mean_iou": "mean IoU",
 }
 
 
@@ -52,7 +54,7 @@ def show(evaluation: TaskEvaluation, console: Console) -> None:
         console.print(_by_class(evaluation))
     if "confusion" in evaluation.details:
         console.print(_confusion(evaluation.classes, evaluation.details["confusion"]))
-    console.print(_cases(evaluation.cases))
+    console.print(_cases(evaluation))
     hidden = len(evaluation.cases) - _ROWS
     if hidden > 0:
         console.print(f"[dim]{hidden} better cases are not shown; --json FILE holds every case.[/]")
@@ -60,7 +62,7 @@ def show(evaluation: TaskEvaluation, console: Console) -> None:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 def _scores(evaluation: TaskEvaluation) -> Table:
@@ -109,14 +111,19 @@ def _quiet(count: int) -> str:
     return str(count) if count else "[dim]0[/]"
 
 
-def _cases(cases: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("Cases, worst first")
+def _cases(evaluation: TaskEvaluation) -> Table:
+    cases, sure = evaluation.cases, evaluation.details.get("score_in_cases")
+    of = "" if sure is None else f", boxes of a score of {sure:g} and more at IoU 0.5"
+    table = _table(f"Cases, worst first{of}")
     names = [name for name in cases[0] if name not in ("patient", "right")]
     for name in names:
         text = any(isinstance(case[name], str) for case in cases)
         width = 16 if text and name != "case" else None
         table.add_column(
-            name, justify="left" if text else "right", overflow="fold" if text else "ellipsis", max_width=width
+            _SHORT.get(name, name.replace("_", " ")),
+            justify="left" if text else "right",
+            overflow="fold",
+            max_width=width,
         )
     for case in cases[:_ROWS]:
         style = "red" if case.get("right") is False else None

@@ -120,6 +120,9 @@ def _predict_maps(
             f"{name}: in {times} of {len(cases)} scans, what lies apart from the largest piece was left out, because "
             "the labelled cases show it in one. --all-pieces keeps it."
         )
+    if any(path.suffix == ".png" for path in written):
+        last = int(predictor.task.values.max())
+        note(f"Masks of pictures hold the numbers of the classes, 0 to {last}: most viewers show them as black.")
     if problems:
         raise InputError(problems)
     return written
