@@ -353,7 +353,7 @@ def test_out_of_memory_says_what_fits(data: Path, run: Path) -> None:
 def test_what_fits_is_tried_by_steps_of_the_method_itself(
     data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network alone fits with any batch; the method with one unlabelled image."""
+    """The network alone fits with any batch; the method with one unlabelled image: known before the first step."""
     few = tmp_path / "few.txt"
     few.write_text("case0\n")
     PLAN.model_copy(update={"batch": 8}).write(run / "plan.json")
@@ -366,7 +366,8 @@ def test_what_fits_is_tried_by_steps_of_the_method_itself(
 
     monkeypatch.setattr(MeanTeacher, "losses", hungry)
     with pytest.raises(FoveateError, match=r"with plan\.json batch 8.* fits: batch 2,"):
-        train(data, run, steps=4, method="mean_teacher", set=["method.start=0.2"], labelled=few, quiet=True)
+        train(data, run, steps=4, method="mean_teacher", set=["method.start=0.7"], labelled=few, quiet=True)
+    assert not (run / "log.jsonl").exists()
 
 
 def test_a_start_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:

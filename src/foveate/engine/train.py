@@ -5,6 +5,7 @@ The way from here to the gradient: train -> fit -> train_loop -> train_step -> M
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ from foveate.engine.settle import (
 from foveate.engine.signals import StopSignals, stop_signals
 from foveate.engine.validation import FreeEnergyGap, WholeValidation, case_errors, validation
 from foveate.engine.warm_start import plan_like, read_start, record_of, refuse_unlike, start_from
-from foveate.errors import refuse
+from foveate.errors import FoveateError, refuse
 from foveate.methods import DeepBelief, Method
 from foveate.methods.method import ENOUGH
 from foveate.networks import build_network, network_class
@@ -223,7 +224,11 @@ def fit(
         progress.note(f"Continuing from step {checkpoint[0]}.")
     elif start:  # a run that was stopped before its first checkpoint starts once more
         progress.note(start_from(start(), learner, plan))
+    tried = partial(late_step, fabric, settings, kind, sampler)
     try:
+        if kind.uses_unlabelled and split.unlabelled and not checkpoint:
+            with contextlib.suppress(FoveateError):  # too little memory for unlabelled scans shows now; all else later
+                tried(plan)
         train_loop(
             fabric,
             learner,
@@ -236,7 +241,7 @@ def fit(
         )
     except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
-            raise explain_out_of_memory(fabric, plan, partial(late_step, fabric, settings, kind, sampler)) from error
+            raise explain_out_of_memory(fabric, plan, tried) from error
         raise
     if split.unlabelled:
         say_if_untaught(learner, progress)
@@ -268,12 +273,13 @@ def say_if_untaught(method: Method, progress: TrainingProgress) -> None:
 
 def late_step(fabric: Fabric, settings: Config, kind: type[Method], sampler: Sampler, plan: Plan) -> None:
     """One of the steps of such a training by another plan that hold most: with unlabelled scans, and the optimisers'
-    moments. Its weights are thrown away."""
+    moments. Its weights are thrown away, and random numbers go on as if it had not been."""
     at_once = settings.model_copy(update={"method": settings.method.model_copy(update={"start": 0.0})})
-    method, late = assemble(fabric, plan, at_once, kind), Schedule(steps=100, seconds=None)
-    late.step = 99
-    optimisers = build_optimisers(method, settings.optimiser)
-    train_loop(fabric, method, optimisers, sampler.by(plan), late, settings.optimiser)
+    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
+        method, late = assemble(fabric, plan, at_once, kind), Schedule(steps=100, seconds=None)
+        late.step = 99
+        optimisers = build_optimisers(method, settings.optimiser)
+        train_loop(fabric, method, optimisers, sampler.by(plan), late, settings.optimiser)
 
 
 def find_pieces(task: Segmentation, cases: Iterable[PreparedCase], progress: TrainingProgress) -> None:
