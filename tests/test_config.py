@@ -176,3 +176,18 @@ def test_whatever_the_file_says_it_loads_or_is_refused(tmp_path: Path, data: dic
     except InputError:
         return
     assert load_config(write(tmp_path, dump_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("method.start=abc", "method.start: found 'abc'; expected a number. Correct the value."),
+        ("optimiser.ema=2", "optimiser.ema: found 2; expected a number less than 1. Correct the value."),
+        ("seed=x", "seed: found 'x'; expected a whole number. Correct the value."),
+        ("augment.mirror=maybe", "augment.mirror: found 'maybe'; expected 'auto' or 'none'. Correct the value."),
+    ],
+)
+def test_what_was_expected_is_said_in_plain_words(given: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_config(overrides=[given])
+    assert said in str(caught.value)

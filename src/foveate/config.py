@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from foveate.errors import InputError, Problem, refuse
+from foveate.errors import InputError, Problem, invalid, refuse
 
 
 class Strict(BaseModel):
@@ -280,13 +281,13 @@ def _merge(data: dict[str, Any], over: dict[Any, Any]) -> None:
 
 def _problem(source: str, item: Any) -> Problem:
     location = [str(part) for part in item["loc"]]
-    name = ".".join(location) or "configuration"
+    name = ".".join(location)
     if item["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         return Problem(source, name, "an unknown key", "one of " + ", ".join(known), _nearest(location, known))
     if not location:  # a rule about the whole: its input is everything, which says nothing
-        return Problem(source, name, "both", item["msg"].removeprefix("Value error, "), "Remove one of them.")
-    return Problem(source, name, repr(item["input"])[:80], item["msg"], "Correct the value.")
+        return replace(invalid(source, item, "Remove one of them."), field="configuration", found="both")
+    return invalid(source, item, "Correct the value.")
 
 
 def _nearest(location: list[str], known: list[str]) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Severity = Literal["refuse", "aside", "warn"]
 
@@ -45,3 +45,15 @@ class InputError(FoveateError):
 def refuse(file: object, field: str, found: object, expected: str, fix: str) -> InputError:
     """The common case: one problem that stops the command; ``raise refuse(...)``."""
     return InputError(Problem(str(file), field, str(found), expected, fix))
+
+
+def invalid(file: object, error: Mapping[str, Any], fix: str) -> Problem:
+    """A field that pydantic refused, an item of its ``errors()``, in our words: "Input should be a valid integer, ..."
+    is "a whole number", and the kinds that a value may be of are no part of its name."""
+    field = ".".join(str(part) for part in error["loc"] if "[" not in str(part))
+    text = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ").split(", unable")[0]
+    text = text.replace("a valid integer", "a whole number").replace("a valid ", "a ")
+    expected = f"a number {text}" if text.startswith(("less than", "greater than")) else text
+    together = not field and isinstance(error["input"], Mapping)
+    found = "values that do not fit together" if together else repr(error["input"])[:80]
+    return Problem(str(file), field or "document", found, expected, fix)

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_v
 
 from foveate.cohort.cohort import TaskName
 from foveate.config import RegressionLoss, Strict
-from foveate.errors import InputError, Problem, refuse
+from foveate.errors import InputError, invalid, refuse
 from foveate.files import write_atomic
 
 Normalisation = Literal["ct", "zscore", "unit"]
@@ -115,16 +115,7 @@ class Plan(Strict):
         try:
             plan = cls.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
-            raise InputError(
-                Problem(
-                    str(path),
-                    ".".join(map(str, item["loc"])) or "numbers",
-                    repr(item["input"])[:80] if item["loc"] else "some that do not fit together",
-                    item["msg"],
-                    "Correct plan.json.",
-                )
-                for item in error.errors()
-            ) from None
+            raise InputError(invalid(path, item, "Correct plan.json.") for item in error.errors()) from None
         except OSError as error:
             raise refuse(path, "file", error.strerror, "a readable plan.json", "Restore it, or train again.") from None
         steps = tuple(math.prod(along) for along in zip(*plan.strides, strict=True))

@@ -18,7 +18,7 @@ from torch import Tensor
 import foveate
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig, Strict
-from foveate.errors import InputError, Problem, refuse
+from foveate.errors import InputError, invalid, refuse
 from foveate.files import write_atomic
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
@@ -122,16 +122,7 @@ def load_model(folder: Path) -> SavedModel:
     try:
         description = Description.model_validate(data)
     except ValidationError as error:
-        raise InputError(
-            Problem(
-                str(folder / DESCRIPTION),
-                ".".join(map(str, item["loc"])) or "document",
-                repr(item["input"])[:80],
-                item["msg"],
-                RESTORE,
-            )
-            for item in error.errors()
-        ) from None
+        raise InputError(invalid(folder / DESCRIPTION, item, RESTORE) for item in error.errors()) from None
     found = hashlib.sha256(weights).hexdigest()
     if found != description.weights_sha256:
         expected = f"{description.weights_sha256[:12]}..., as {DESCRIPTION} says"
