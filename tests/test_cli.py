@@ -110,18 +110,26 @@ def test_predict_hands_over(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def test_evaluate_renders(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    done: list[object] = []
+
     class Shown:
         def render(self, console: Console) -> None:
             console.print("the table")
+            done.append("shown")
+
+        def write(self, path: Path) -> None:
+            done.append(path)
 
     calls = Calls(Shown())
     monkeypatch.setattr("foveate.metrics.dispatch.evaluate", calls)
     (tmp_path / "some.txt").write_text("b\na\n")
-    assert leave("evaluate", "p", "l", "--json", "o.json", "--tolerance-mm", "2") == 0
+    target = tmp_path / "o.json"
+    assert leave("evaluate", "p", "l", "--json", str(target), "--tolerance-mm", "2") == 0
+    assert done == ["shown", target], "the numbers are shown before they are written"
     assert leave("evaluate", "p", "l", "--cases", str(tmp_path / "some.txt")) == 0
     assert calls == [
-        ((Path("p"), Path("l")), {"json": Path("o.json"), "tolerance_mm": 2.0, "cases": None}),
-        ((Path("p"), Path("l")), {"json": None, "tolerance_mm": 1.0, "cases": ["b", "a"]}),
+        ((Path("p"), Path("l")), {"tolerance_mm": 2.0, "cases": None}),
+        ((Path("p"), Path("l")), {"tolerance_mm": 1.0, "cases": ["b", "a"]}),
     ]
     assert "the table" in capsys.readouterr().out
 
