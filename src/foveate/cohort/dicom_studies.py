@@ -166,7 +166,7 @@ def _together(scans: Sequence[Scan]) -> list[list[Scan]]:
 
 
 def _study(group: Group, wanted: dict[str, str], problems: list[Problem]) -> Study:
-    scans, id = group.scans, group.id
+    scans, images, id = group.scans, group.images, group.id
     patients = [scan.header.patient for scan in scans if scan.header]
     if len(set(patients)) > 1:
         fix = "Put each patient's series into a folder of its own."
@@ -178,7 +178,7 @@ def _study(group: Group, wanted: dict[str, str], problems: list[Problem]) -> Stu
     taken = []
     for scan in scans:
         left_out = None
-        if scan not in group.images:
+        if scan not in images:
             left_out = "a localiser", "images to learn from"
         elif wanted and modality_key(names[scan]) not in wanted:
             left_out = f"a series called {names[scan]}", "one of " + ", ".join(wanted.values())

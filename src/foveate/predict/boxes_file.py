@@ -11,7 +11,7 @@ from typing import Any
 from foveate.cohort.boxes import PREDICTIONS
 from foveate.cohort.cohort import Case
 from foveate.errors import InputError, Problem
-from foveate.files import make_folder, write_atomic
+from foveate.files import write_atomic
 from foveate.io import image_suffix
 from foveate.io.volume import Volume
 from foveate.predict.detecting import BoxPredictor
@@ -28,8 +28,8 @@ def predict_boxes(
     mirror: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Write ``out/predictions.json``, or ``out`` itself where that ends in .json, and beside it ``pictures/CASE.png``;
-    returns their paths.
+    """Write ``out/predictions.json``, or ``out`` itself where that ends in .json, and beside it
+    ``pictures/CASE.png``, into folders that are there; returns their paths.
 
     Images have file_name and, of pictures, width and height, of volumes size; annotations have bbox, ``[x, y, w, h]``
     with x along the columns, or ``[x, y, z, w, h, d]`` by array axis, and score. Raises InputError at the end, when the
@@ -56,7 +56,6 @@ def predict_boxes(
             images.append({"id": number, "file_name": case.id + suffix, **_size(volume)})
             annotations += _annotations(found, number, len(annotations) + 1)
             picture = picture_path(out, case)
-            make_folder(picture.parent)
             write_atomic(picture, draw_boxes(volume, found, names))
             drawn.append(picture)
         if progress is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from foveate.cohort.cohort import Case
 from foveate.cohort.layout_table import JOINED
 from foveate.errors import InputError, Problem, refuse
-from foveate.files import make_folder, write_atomic
+from foveate.files import write_atomic
 from foveate.io import image_suffix
 from foveate.predict.views import draw_views
 from foveate.predict.whole import WholePredictor
@@ -34,7 +34,7 @@ def predict_table(
     views: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write ``out/predictions.csv``, or ``out`` itself where that ends in .csv; returns its path.
+    """Write ``out/predictions.csv``, or ``out`` itself where that ends in .csv, into a folder that is there; its path.
 
     Columns: case, label, and the probability of each class; of regression case, value, low, high. mirror: also where
     the plan mirrors nothing by itself; mirrorings of the plan are always averaged over. Raises InputError at the end,
@@ -132,5 +132,4 @@ def _row(predictor: WholePredictor, name: str, answer: np.ndarray) -> list[str]:
 def _write(path: Path, rows: Sequence[Sequence[str]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    make_folder(path.parent)
     write_atomic(path, text.getvalue())
