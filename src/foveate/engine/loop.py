@@ -88,9 +88,9 @@ def read_ahead(
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
         waiting: dict[int, tuple[tuple[object, ...], Future[tuple[Regions, Regions]]]] = {}
         while not schedule.done:
+            method.views = sampler.views(schedule.foreseen)  # decides when labelling starts
             before_step()
             size = sampler.plan.batch
-            method.views = sampler.views(schedule.foreseen)
             # Without unlabelled scans, or the pseudo-labels that they are to teach by, every image is a labelled one:
             # the clock may pass a method's start after before_step has looked, and the labels come a step later.
             teaches = sampler.pseudo if method.labellings else sampler.unlabelled

@@ -30,8 +30,7 @@ from foveate.predict.views import View, draw_views
 from foveate.predict.whole import WholePredictor
 from foveate.tasks import TASKS, Segmentation, Task, build_task
 
-# Bytes that the activations of one call of the network may take. Fixed, not measured: whether a volume is seen whole
-# changes its labels a little, and that must not depend on what else the machine is doing.
+# Bytes that the activations of one call of the network should not exceed: fewer windows a call then.
 ACTIVATIONS = 1 << 30
 # Bytes for the sums of logits.
 SUMS = 3 << 28
@@ -129,7 +128,7 @@ class Predictor(Answering[Segmentation]):
 
     def patch_prepared(self, image: Tensor, labels: np.ndarray) -> Tensor:
         """The same of a prepared scan ``[C, *S']``. labels: on its own grid, or another of the same field."""
-        windows = self._windows(tuple(image.shape[1:]), 0.5, whole=False)
+        windows = self._windows(tuple(image.shape[1:]), 0.5)
         marked = np.argwhere(labels)
         share = (marked.mean(0) + 0.5) / labels.shape if len(marked) else np.full(self.plan.dims, 0.5)
         corner = []
@@ -156,21 +155,10 @@ class Predictor(Answering[Segmentation]):
         forward = partial(self._logits, averaging=averaging)
         _sweep(Scan(image, windows, self.task.channels, forward, batch, self.device), grid, decode, out)
 
-    def _windows(self, shape: tuple[int, ...], overlap: float, whole: bool = True) -> Windows:
-        """One window as large as the volume where memory and the network allow and ``whole``, else windows of the
-        plan's patch."""
-        full = tuple(math.ceil(n / stride) * stride for n, stride in zip(shape, self.strides, strict=True))
-        patch = self.plan.patch
-        size = full
-        voxels = math.prod(full)
-        if not whole or voxels * self._bytes_per_voxel > ACTIVATIONS or voxels > self.most_voxels:
-            size = tuple(min(n, p) for n, p in zip(full, patch, strict=True))
-        # Instance normalisation needs more than one voxel on the coarsest grid.
-        if size == self.strides:
-            size = tuple(max(n, p) for n, p in zip(size, patch, strict=True))
-        if size == self.strides:
-            size = (2 * size[0], *size[1:])
-        return place_windows(shape, size, overlap)
+    def _windows(self, shape: tuple[int, ...], overlap: float) -> Windows:
+        """Windows of the plan's patch, whatever memory would allow: instance normalisation takes its statistics from
+        the field that it is shown, and the weights were fitted to those of a patch."""
+        return place_windows(shape, self.plan.patch, overlap)
 
     @property
     def _bytes_per_voxel(self) -> int:
