@@ -150,8 +150,7 @@ def test_it_trains_with_what_is_there_and_predicts_with_any_part(data: Path, tmp
         predictor.predict(np.full_like(array, np.nan), affine=AFFINE)
 
 
-def test_no_window_or_view_shows_a_missing_modality_as_zeros(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("foveate.predict.predictor.ACTIVATIONS", 1)  # windows of a patch, which reaches into padding
+def test_no_window_or_view_shows_a_missing_modality_as_zeros(tmp_path: Path) -> None:
     plan = Plan.read(run_folder(tmp_path / "run") / "plan.json").model_copy(update={"patch": (16, 8, 16)})
     task = build_task(plan)
     torch.manual_seed(0)

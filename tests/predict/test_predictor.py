@@ -58,14 +58,8 @@ def shapes(shape):
     return np.digitize(field, np.quantile(field, [0.4, 0.75])).astype(np.float32)
 
 
-@pytest.fixture
-def windows_only(monkeypatch):
-    """Every volume is larger than what may be seen whole."""
-    monkeypatch.setattr(predictor, "ACTIVATIONS", 1)
-
-
 @pytest.mark.parametrize("shape", [(37, 20, 29), (3, 50, 7), (1, 1, 1)])
-def test_constant_network_labels_everything(shape, windows_only):
+def test_constant_network_labels_everything(shape):
     found = make(Constant(), make_plan((1.0, 1.3, 0.8))).predict(np.zeros(shape), spacing=(1, 1, 1))
     assert found.dtype == np.uint8
     assert found.shape == shape
@@ -82,13 +76,11 @@ def stored(labels, axes, spacing=(1.0, 1.0, 1.0)):
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SAR", "PIL", "ASL"])
-@pytest.mark.parametrize("whole", [True, False])
-def test_labels_come_back_in_the_orientation_of_the_input(axes, whole, monkeypatch):
-    if not whole:
-        monkeypatch.setattr(predictor, "ACTIVATIONS", 1)
-        monkeypatch.setattr(predictor, "SUMS", 200_000)
+@pytest.mark.parametrize("patch", [(48, 32, 48), (16, 16, 16)])
+def test_labels_come_back_in_the_orientation_of_the_input(axes, patch, monkeypatch):
+    monkeypatch.setattr(predictor, "SUMS", 200_000)
     array, affine = stored(shapes((37, 26, 41)), axes)
-    found = make(Identity(), make_plan()).predict(array, affine=affine)
+    found = make(Identity(), make_plan(patch=patch)).predict(array, affine=affine)
     np.testing.assert_array_equal(found, array)
 
 
@@ -101,7 +93,7 @@ class MoveRight(Identity):
 def test_network_sees_canonical_axes(axes):
     labels = shapes((20, 22, 24))
     array, affine = stored(labels, axes)
-    found = make(MoveRight(), make_plan()).predict(array, affine=affine)
+    found = make(MoveRight(), make_plan(patch=(24, 24, 24))).predict(array, affine=affine)
     expected, _ = stored(np.roll(labels, 1, axis=0), axes)
     right = stored(np.broadcast_to(np.arange(20.0)[:, None, None], labels.shape).copy(), axes)[0]
     np.testing.assert_array_equal(found[right > 0], expected[right > 0])
@@ -109,7 +101,7 @@ def test_network_sees_canonical_axes(axes):
 
 @pytest.mark.parametrize("axes", ["RAS", "LPI", "SPL"])
 @pytest.mark.parametrize("target", [(1.0, 1.0, 1.0), (0.6, 1.5, 2.0)])
-def test_identity_network_recovers_labels_of_anisotropic_scans(axes, target, windows_only):
+def test_identity_network_recovers_labels_of_anisotropic_scans(axes, target):
     labels = np.repeat(shapes((40, 33, 12)), 2, axis=2)
     array, affine = stored(labels, axes, (0.8, 1.2, 2.5))
     found = make(Identity(), make_plan(target)).predict(array, affine=affine)
@@ -238,18 +230,19 @@ def test_devices_by_name():
 @pytest.mark.parametrize(
     "config", [{"attention": {"skip": "non_local"}}, {"name": "dual_attention"}, {"name": "hybrid"}], ids=str
 )
-def test_full_attention_never_gets_more_voxels_than_training_would_give_it(config):
-    """A scan larger than the patch is seen whole where the network takes it, and by patches where it does not."""
+def test_the_network_is_shown_fields_of_the_size_that_it_was_trained_on(config):
+    """Smaller ones in the middle of zeros, larger ones in parts: its instance norms were fitted to a patch, and full
+    attention takes no more."""
     plan = make_plan((1.0, 1.0), (64, 64))
     network = build_network(NetworkConfig(**config), plan, 3)
-    sizes = []
-    network.bottleneck.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[0][0, 0].numel()))
-    for side, windows in ((80, 1), (192, 25)):
-        sizes.clear()
-        spacing = (1.0, 1.0)
-        assert (
-            make(network, plan, batch=1).predict(np.zeros((side, side), np.float32), spacing=spacing).shape
-            == (side,) * 2
-        )
-        assert len(sizes) == windows
-        assert max(sizes) <= 8192
+    shown = []
+    network.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0]))
+    for side, windows in ((40, 1), (80, 4), (192, 25)):
+        shown.clear()
+        array = np.ones((side, side), np.float32)
+        assert make(network, plan, batch=1).predict(array, spacing=(1.0, 1.0)).shape == array.shape
+        assert len(shown) == windows
+        assert {tuple(x.shape[2:]) for x in shown} == {(64, 64)}
+        if windows == 1:
+            assert (shown[0][0, 0, 12:52, 12:52] != 0).all()
+            assert (shown[0] != 0).sum() == side**2
