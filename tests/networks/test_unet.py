@@ -1,7 +1,5 @@
 """Every network answers every plan with logits of the right shape and trains all of itself."""
 
-import math
-
 import pytest
 import torch
 
@@ -107,12 +105,11 @@ def test_slots_are_judged_by_the_stages_that_are_built():
     plan = tiny_plan(2, patch=(128, 128))  # 16384, 4096 and 1024 voxels
     for slots in ({"skip": "non_local"}, {"decoder": "position"}):
         slots = AttentionSlots(**slots)
-        dense = build_network(NetworkConfig(head="dense_upsampling", attention=slots), plan, CHANNELS)
-        assert dense.most_voxels == 8192 * 4
+        build_network(NetworkConfig(head="dense_upsampling", attention=slots), plan, CHANNELS)
         with pytest.raises(InputError, match="among 16384 voxels"):
             build_network(NetworkConfig(attention=slots), plan, CHANNELS)
     single = tiny_plan(2, widths=(4,), strides=((1, 1),))
-    assert build_network(NetworkConfig(attention=AttentionSlots(skip="gate")), single, CHANNELS).most_voxels == math.inf
+    build_network(NetworkConfig(attention=AttentionSlots(skip="gate")), single, CHANNELS)
     for slot in ("skip", "decoder"):
         with pytest.raises(InputError, match=f"network.attention.{slot}: found gates"):
             build_network(NetworkConfig(attention=AttentionSlots(**{slot: "gates"})), single, CHANNELS)

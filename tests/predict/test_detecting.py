@@ -52,7 +52,6 @@ def predictor(dims: int, patch: int = 32) -> BoxPredictor:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_windows_find_what_one_look_finds(dims: int) -> None:
-    # Beyond four patches a scan is seen in windows.
     which = predictor(dims, 16 if dims == 2 else 32)
     image = torch.zeros(1, *(80,) * dims)
     truth = [[3, 9], [20, 27], [41, 49], [70, 80]]

@@ -17,7 +17,7 @@ from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
 from foveate.networks.heads import DenseUpsampling
-from foveate.networks.unet import Decoder, UNet, build_attention, most_voxels
+from foveate.networks.unet import Decoder, UNet, build_attention, check_slots
 from foveate.text import closest
 
 
@@ -42,7 +42,7 @@ class Classifier(nn.Module):
         self.plan = plan = self.fitted(plan)
         dims, widths, slots = plan.dims, plan.widths, config.attention
         refuse_decoder(config)
-        most_voxels(slots, plan)
+        check_slots(slots, plan)
         self.encoder = nn.ModuleList(
             nn.Sequential(stage, build_attention("encoder", slots.encoder, width, dims))
             for stage, width in zip(self.stages_of.stages(plan), widths, strict=True)

@@ -13,7 +13,7 @@ from foveate.attention.dual import Channel, Position
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.layers import conv
-from foveate.networks.unet import UNet, voxels_for
+from foveate.networks.unet import UNet, check_stage
 
 
 class DualAttentionUNet(UNet):
@@ -24,8 +24,7 @@ class DualAttentionUNet(UNet):
 
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
         super().__init__(plan, channels, config)
-        most = voxels_for("network.name", "dual_attention", plan, -1, Position.max_tokens)
-        self.most_voxels = min(self.most_voxels, most)
+        check_stage("network.name", "dual_attention", plan, -1, Position.max_tokens)
         self.bottleneck = nn.Sequential(DualAttention(plan.widths[-1], plan.dims), self.bottleneck)
 
 

@@ -24,7 +24,7 @@ from foveate.attention.dot_product import (
 from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.layers import conv, hidden_layer
-from foveate.networks.unet import UNet, voxels_for
+from foveate.networks.unet import UNet, check_stage
 
 BLOCKS = 4
 
@@ -37,7 +37,7 @@ class HybridUNet(UNet):
 
     def __init__(self, plan: Plan, channels: int, config: NetworkConfig) -> None:
         super().__init__(plan, channels, config)
-        self.most_voxels = min(self.most_voxels, voxels_for("network.name", "hybrid", plan, -1, MAX_TOKENS))
+        check_stage("network.name", "hybrid", plan, -1, MAX_TOKENS)
         self.bottleneck = nn.Sequential(Transformer(plan.widths[-1], plan.dims), self.bottleneck)
 
 

@@ -144,8 +144,7 @@ class Decoder(nn.Module):
 class UNet(nn.Module):
     """boxes: with ``network.boxes``, finds the structures first; the encoder sees their boxes beside the image.
 
-    most_voxels: of an image, so that no block which joins every voxel with every other gets more than it takes.
-    Raises InputError where a patch of the plan has more.
+    Raises InputError where a patch has more voxels than a block takes that joins every one with every other.
     """
 
     stage: ClassVar[type[nn.Module]] = Residual
@@ -167,7 +166,7 @@ class UNet(nn.Module):
         )
         self.bottleneck = build_attention("bottleneck", config.attention.bottleneck, widths[-1], dims)
         self.decoder = self.decoder_kind(plan, channels, config)
-        self.most_voxels = most_voxels(config.attention, plan, self.decoder.finest)
+        check_slots(config.attention, plan, self.decoder.finest)
 
     @classmethod
     def stages(cls, plan: Plan, boxes: int = 0) -> Iterator[nn.Module]:
@@ -216,27 +215,22 @@ def refuse_pool(slots: AttentionSlots) -> None:
         raise refuse("configuration", "network.attention.pool", slots.pool, "a network that pools", fix)
 
 
-def most_voxels(slots: AttentionSlots, plan: Plan, finest: int = 0) -> float:
-    """See ``UNet``; infinity where no block is of that kind. finest: the decoder's last stage.
-
-    Raises InputError for the name of a block that is none, too, if its slot has no place in such a network.
-    """
+def check_slots(slots: AttentionSlots, plan: Plan, finest: int = 0) -> None:
+    """Raise InputError where a patch has too many voxels for a block, and for the name of a block that is none, even
+    if its slot has no place in such a network. finest: the decoder's last stage."""
     stages = {"encoder": 0, "bottleneck": -1, "skip": finest, "decoder": finest}
-    most = math.inf
     for slot, stage in stages.items():
         name = getattr(slots, slot)
         limit = getattr(find_block(slot, name), "max_tokens", None)
         built = stage < len(plan.widths) - 1 or slot == "encoder"
         if limit is not None and name in ATTENTION and built:
-            most = min(most, voxels_for(f"network.attention.{slot}", name, plan, stage, limit))
-    return most
+            check_stage(f"network.attention.{slot}", name, plan, stage, limit)
 
 
-def voxels_for(where: str, block: str, plan: Plan, stage: int, limit: int) -> int:
-    """Voxels of an image whose features have ``limit`` of them at ``stage``; InputError where a patch has more."""
+def check_stage(where: str, block: str, plan: Plan, stage: int, limit: int) -> None:
+    """Raise InputError where the features of a patch have more than ``limit`` voxels at ``stage``."""
     stride = list(itertools.accumulate(map(math.prod, plan.strides), operator.mul))[stage]
     check_tokens(where, block, math.prod(plan.patch) // stride, limit)
-    return limit * stride
 
 
 def find_block(slot: str, name: str) -> Any:

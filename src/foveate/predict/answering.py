@@ -48,7 +48,6 @@ class Answering(Generic[Kind]):
         self.network = network.to(self.device).eval()
         self.task, self.plan = task, plan
         self.bfloat16 = precision == "bfloat16" or (precision == "auto" and bfloat16_pays(self.device))
-        self.strides = tuple(math.prod(stage[axis] for stage in plan.strides) for axis in range(plan.dims))
         self.batch = batch or plan.batch
 
     def open(self, source: Source, spacing: Sequence[float] | None, affine: np.ndarray | None) -> Volume:
@@ -78,11 +77,6 @@ class Answering(Generic[Kind]):
     def takes_missing(self) -> bool:
         """Whether the network answers scans of which some modalities are missing."""
         return bool(getattr(self.network, "takes_missing", False))
-
-    @property
-    def most_voxels(self) -> float:
-        """Voxels of the largest image that the network takes; see ``UNet``."""
-        return float(getattr(self.network, "most_voxels", math.inf))
 
     def refuse_missing(self, file: str, field: str, missing: Sequence[int]) -> InputError:
         """What to raise for a scan without the modalities of these numbers."""

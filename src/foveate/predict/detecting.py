@@ -1,9 +1,8 @@
-"""Boxes of a scan: the network sees it whole, or in windows whose boxes are put together."""
+"""Boxes of a scan: found in windows of the patch, and put together."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +15,6 @@ from foveate.predict.sliding import Scan, place_windows
 from foveate.tasks import Boxes, Detection
 from foveate.tasks.detection import OVERLAP
 
-WHOLE = 4  # patches whose voxels a scan may have to be seen at once
 SHARED = 0.5  # share of a window that the next one covers again: what one cuts the other has whole
 
 
@@ -49,10 +47,7 @@ class BoxPredictor(Answering[Detection]):
     @torch.inference_mode()
     def _find(self, image: Tensor, mirror: Sequence[int]) -> Boxes:
         shape = tuple(image.shape[1:])
-        full = tuple(math.ceil(n / stride) * stride for n, stride in zip(shape, self.strides, strict=True))
-        size = tuple(max(n, p) for n, p in zip(full, self.plan.patch, strict=True))
-        if math.prod(size) > min(WHOLE * math.prod(self.plan.patch), self.most_voxels):
-            size = self.plan.patch
+        size = self.plan.patch  # the weights were fitted to it: see ``Predictor``
         windows = place_windows(shape, size, SHARED)
         scan = Scan(image, windows, self.task.channels, self.answer, self.batch, self.device)
         corners = list(itertools.product(*windows.starts))
