@@ -161,6 +161,16 @@ def test_an_error_of_ours_is_told_without_a_traceback(
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_a_file_that_cannot_be_used_is_named_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.setattr("foveate.engine.train.train", Calls(PermissionError(13, "Permission denied", "scans/images")))
+    assert leave("train", "d", "r") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("scans/images: Permission denied.")
+    assert "Traceback" not in err
+
+
 def test_the_exit_code_is_that_of_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Asked(FoveateError):
         exit_code = 143

@@ -114,6 +114,8 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path: Path) -> None:
         ("just words", "str"),
         ("a: [1", "expected"),
         ("[" * 3000, "recursion"),
+        ("? [1, 2]\n: 3\n", "a key that is no word"),
+        ("seed: 99999999999999999999\n", "less than 9223372036854775808"),
     ],
 )
 def test_files_that_are_no_configuration_are_refused(tmp_path: Path, text: str, found: str) -> None:
@@ -137,6 +139,11 @@ def test_a_bound_from_the_command_line_replaces_the_other_from_the_file(tmp_path
     assert (config.minutes, config.steps) == (2, None)
     with pytest.raises(InputError, match="give one of them"):
         load_config(path, ["minutes=2"])
+
+
+def test_text_that_looks_like_a_date_is_text() -> None:
+    for name in ("2024-13-45", "2024-10-11"):
+        assert load_config(overrides=[f"init={name}"]).init == name
 
 
 def test_a_base_holds_where_nothing_else_is_said(tmp_path: Path) -> None:

@@ -280,6 +280,12 @@ def main(arguments: list[str] | None = None) -> None:
             traceback.print_exc()
         _stderr().print(str(error), style="red", markup=False, highlight=False)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if _verbose or error.filename is None:  # no file: not what the person at the keyboard can mend
+            raise
+        text = f"{error.filename}: {error.strerror}. See that it is there and that you may use it."
+        _stderr().print(text, style="red", markup=False, highlight=False)
+        sys.exit(1)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

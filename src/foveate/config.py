@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -146,7 +146,7 @@ class Config(Strict):
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, gt=0)
     clock: Literal["wall", "processor"] = "wall"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     task: str | None = None
     regression_loss: RegressionLoss = "gaussian"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|gpu(:\d+)?)$")
@@ -200,7 +200,7 @@ def load_config(
             raise refuse("--set", override, "no '='", "key=value", "Write for instance --set method.ramp=0.2.")
         try:
             value = yaml.load(text, Loader=_PlainLoader)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             value = text
         _assign(data, key.strip().split("."), value)
     for key, value in values.items():
@@ -224,6 +224,12 @@ def dump_config(config: Config) -> str:
 class _PlainLoader(yaml.SafeLoader):
     """Plain keys and values: no tags, no aliases (which can blow up a small file), no key given twice."""
 
+    # Without dates: 2024-10-11 is the name of a folder.
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in some if not tag.endswith(":timestamp")]
+        for first, some in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
@@ -233,6 +239,8 @@ class _PlainLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key that is no word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} given twice", key.start_mark)
             seen.add(key.value)

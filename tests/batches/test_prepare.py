@@ -130,6 +130,11 @@ def test_input_is_not_changed_and_bad_input_is_refused():
         prepare_volume(scan, make_plan())
 
 
+def test_a_scan_that_would_not_fit_into_memory_is_refused_before_it_is_resampled():
+    with pytest.raises(InputError, match="size: found 800000 x 800000 x 800000, which needs"):
+        prepare_volume(volume(np.ones((8, 8, 8)), (1e5, 1e5, 1e5)), make_plan())
+
+
 def label(array, axes="RAS"):
     made = volume(array, axes=axes)
     return Volume(made.array.astype(np.int16), made.affine)

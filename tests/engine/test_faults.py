@@ -281,7 +281,12 @@ def add_label(data: Path) -> str:
     return "1 case changed: case4 (label)"
 
 
-@pytest.mark.parametrize("change", [change_image, remove_case, add_case, add_label])
+def share_a_patient(data: Path) -> str:
+    (data / "patients.csv").write_text("case,patient\ncase0,Ann\ncase1,Ann\n")
+    return "1 case changed: case1 (patient)"
+
+
+@pytest.mark.parametrize("change", [change_image, remove_case, add_case, add_label, share_a_patient])
 def test_a_changed_dataset_is_refused_by_case(copied: Path, finished: Path, change: Callable[[Path], str]) -> None:
     said = change(copied)
     assert said in str(refused(copied, finished))

@@ -31,6 +31,7 @@ from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.errors import InputError, Problem, refuse
 from foveate.files import DiskFull
 from foveate.io import image_files, read_image, read_label
+from foveate.io.stream import fits_memory
 from foveate.io.volume import Volume
 
 __all__ = ["Grid", "PreparedCase", "PreparedCohort", "prepare_cohort", "prepare_label", "prepare_volume"]
@@ -64,6 +65,7 @@ def prepare_volume(volume: Volume, plan: Plan) -> tuple[torch.Tensor, Grid]:
             "Give every channel that the model was trained with, in that order.",
         )
     grid = Grid.of(volume, plan)
+    fits_memory(Path(source), 8 * len(plan.channels) * math.prod(grid.prepared_shape), grid.prepared_shape)
     canonical = grid.to_canonical(volume.array)
     prepared = torch.empty(len(plan.channels), *grid.prepared_shape)
     missing = 0

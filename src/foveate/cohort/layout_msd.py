@@ -81,6 +81,9 @@ def _path(root: Path, given: object, field: str, problems: list[Problem]) -> Pat
     if not isinstance(given, str) or not given:
         problems.append(Problem(source, field, repr(given)[:80], "a path", "Write the path of the file as text."))
         return None
+    if "\0" in given:
+        problems.append(Problem(source, field, repr(given)[:80], "a path", "Correct the entry."))
+        return None
     path = root / given
     if leaves(path, root):
         fix = "Copy the file into the dataset folder and correct the entry."

@@ -36,6 +36,7 @@ def list_images(folder: Path, root: Path, problems: list[Problem]) -> list[Path]
         ) from None
     for entry in entries:
         path = Path(entry.path)
+        check_name(path)
         if entry.name.startswith("._"):
             resource_forks.append(entry.name)
         elif entry.name.startswith(".") or entry.name.lower() == "thumbs.db":
@@ -61,6 +62,13 @@ def list_images(folder: Path, root: Path, problems: list[Problem]) -> list[Path]
         problems.append(Problem(str(folder), "files", found, expected, "They are not read.", "warn"))
     problems += _name_clashes(folder, images)
     return images
+
+
+def check_name(path: Path) -> None:
+    """Raise InputError for a file whose name is no text: no table, picture or message could hold it."""
+    shown = str(path).encode(errors="backslashreplace").decode()
+    if shown != str(path):
+        raise refuse(shown, "name", "bytes that are no UTF-8", "a name of letters", "Rename the file.")
 
 
 def leaves(path: Path, root: Path) -> bool:
@@ -113,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises InputError when the file is broken or holds something else."""
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=partial(_once, path))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of numbers with thousands of digits too
         fix = "Correct the file at this place."
         raise refuse(path, "JSON", " ".join(str(error).split()), "valid JSON", fix) from None
     except OSError as error:

@@ -113,11 +113,12 @@ class Plan(Strict):
     def read(cls, path: Path) -> Plan:
         """Raises InputError naming each field of the file that cannot be used."""
         try:
-            plan = cls.model_validate_json(path.read_text(encoding="utf-8"))
+            plan = cls.model_validate_json(path.read_text(encoding="utf-8-sig"))
         except ValidationError as error:
             raise InputError(invalid(path, item, "Correct plan.json.") for item in error.errors()) from None
-        except OSError as error:
-            raise refuse(path, "file", error.strerror, "a readable plan.json", "Restore it, or train again.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            found = getattr(error, "strerror", None) or error
+            raise refuse(path, "file", found, "a readable plan.json", "Restore it, or train again.") from None
         steps = tuple(math.prod(along) for along in zip(*plan.strides, strict=True))
         if any(n % step for n, step in zip(plan.patch, steps, strict=True)):
             expected = f"multiples of {steps}, the products of the strides"

@@ -24,7 +24,11 @@ class Lock:
     def __init__(self, path: Path) -> None:
         """Raises InputError naming the process that holds the lock; warns where the file system cannot lock."""
         self.path = path
-        self._file: IO[str] | None = path.open("a+", encoding="utf-8")
+        try:
+            self._file: IO[str] | None = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            fix = "See to its permissions, or name another folder."
+            raise refuse(path, "lock", error.strerror, "a file that can be written", fix) from None
         try:
             _lock_exclusively(self._file)
             if not self._is_at_path():  # its holder removed it between our two lines

@@ -178,7 +178,7 @@ class RunFolder:
                 record = json.loads(line)
             except ValueError:  # the line that a kill cut short
                 continue
-            if record.get("step", 0) <= step:
+            if isinstance(record, dict) and record.get("step", 0) <= step:
                 kept.append(line)
         write_atomic(path, "".join(kept))
 

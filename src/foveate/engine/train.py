@@ -329,6 +329,12 @@ def settle_plan(
     """
     settings = trainings[-1]
     data = {case: {"image": facts.sha256, "label": facts.label_sha256} for case, facts in report.facts.items()}
+    # Who shares a patient decides the split. Called by the first of the cases: no person's name is kept.
+    patients: dict[str, str] = {}
+    for case in report.cohort.cases:
+        first = patients.setdefault(case.patient, case.id)
+        if first != case.id and case.id in data:
+            data[case.id]["patient"] = f"that of {first}"
     if settings.network.boxes:
         boxes = {case.id: hashlib.sha256(repr(case.boxes).encode()).hexdigest() for case in report.cohort.cases}
         data = {case: {**parts, "boxes": boxes[case]} for case, parts in data.items()}

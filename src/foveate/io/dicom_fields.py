@@ -110,6 +110,6 @@ def plain(text: str) -> str:
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text in small letters; those of one or two letters do not count."""
+    """The words of a text in small letters; single letters do not count."""
     letters = "".join(sign if sign.isalnum() else " " for sign in text.casefold())
-    return frozenset(word for word in letters.split() if len(word) > 2)
+    return frozenset(word for word in letters.split() if len(word) > 1)

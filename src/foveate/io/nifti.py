@@ -105,11 +105,11 @@ def _read(path: Path, channels: int | None) -> tuple[NiftiHeader, np.ndarray | N
         fits_memory(path, header.end + 4 * math.prod(header.shape), header.shape)
         stream.read(max(0, header.offset - len(head)))  # header extensions
         early = head[header.offset :]  # voxels that were read together with the header
-        buffer = bytearray(size)
-        buffer[: min(len(early), size)] = early[:size]
+        buffer = np.empty(size, np.uint8)  # not touched before it is filled: a file cut short takes no memory
+        buffer.data[: min(len(early), size)] = early[:size]
         got = len(early)
         if got < size:
-            got += stream.fill(memoryview(buffer)[got:])
+            got += stream.fill(buffer.data[got:])
         if got < size:
             found = f"{got:,} bytes of voxels (truncated)"
             raise refuse(path, "length", found, f"{size:,} bytes, as the header declares", RESTORE)

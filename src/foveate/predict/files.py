@@ -10,7 +10,7 @@ from pathlib import Path
 
 from foveate.cohort.cohort import Case
 from foveate.cohort.layout_nnunet import missing_channels
-from foveate.cohort.listing import some
+from foveate.cohort.listing import check_name, some
 from foveate.errors import InputError, Problem, refuse
 from foveate.files import make_folder
 from foveate.io import COLOURS, PICTURE_SUFFIXES, case_stem, image_suffix, is_series, write_label
@@ -172,6 +172,8 @@ def find_whole(source: Path, names: Sequence[str]) -> list[Case]:
 def _images(folder: Path, series: bool = False) -> list[Path]:
     """Image files of a folder, with those of a DICOM series if wanted; macOS leaves ``._*`` files that are none."""
     there = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    for entry in there:
+        check_name(entry)
     return [f for f in there if (image_suffix(f) and f.is_file()) or (series and is_series(f))]
 
 

@@ -114,7 +114,7 @@ def load_model(folder: Path) -> SavedModel:
     weights = _read(folder / WEIGHTS)
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise refuse(folder / DESCRIPTION, "JSON", error, "a whole JSON document", RESTORE) from None
     if isinstance(data, dict) and data.get("format") != FORMAT:
         fix = "Update Foveate, or train again."

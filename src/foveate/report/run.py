@@ -12,6 +12,7 @@ import numpy as np
 from foveate.batches.cache import PreparedCase, PreparedCohort
 from foveate.cohort.plan import Plan
 from foveate.cohort.split import Split
+from foveate.errors import refuse
 from foveate.io.volume import Volume
 from foveate.predict.box_picture import CAPTION, draw_boxes
 from foveate.predict.detecting import BoxPredictor
@@ -117,13 +118,22 @@ def pictured(split: Split, errors: Mapping[str, float]) -> list[tuple[str, str]]
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The records of a run's log.jsonl, oldest first; a line that a kill cut short is left out."""
-    records = []
-    for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
+    """The records of a run's log.jsonl, oldest first; lines that hold none, as one that a kill cut short, are left out.
+
+    Raises InputError when there is no such file.
+    """
+    path, records = run / "log.jsonl", []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise refuse(path, "file", error.strerror, "the log of a run", "Name the folder of a run.") from None
+    for line in lines:
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             continue
+        if isinstance(record, dict):
+            records.append(record)
     return records
 
 
