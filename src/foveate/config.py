@@ -225,7 +225,7 @@ class _PlainLoader(yaml.SafeLoader):
     """Plain keys and values: no tags, no aliases (which can blow up a small file), no key given twice."""
 
     # Without dates: 2024-10-11 is the name of a folder.
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]
         first: [(tag, pattern) for tag, pattern in some if not tag.endswith(":timestamp")]
         for first, some in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
