@@ -395,7 +395,9 @@ def test_copy_paste_routes_image_and_target_of_every_voxel_from_the_same_scan(di
     (mixed,), (answer,) = seen, answers
     assert len(mixed) == labelled + 2
     pseudo = torch.softmax(torch.tensor([[0.0, 0.0, 2.0], [0.0, 2.0, 0.0]]), dim=1)
-    for row, source in enumerate([0, 1, 0, 1, *range(2, labelled)]):
+    # Each image in two mixtures, with another partner in each.
+    partners = [(0, 0), (1, 1), (1, 0), (0, 1), *[(i, i) for i in range(2, labelled)]]
+    for row, (source, unlabelled) in enumerate(partners):
         for place in torch.ones(plan.patch).nonzero().tolist():
             value = float(mixed[(row, 0, *place)])
             target, weight = answer.values[(row, slice(None), *place)], float(answer.weight[(row, 0, *place)])
@@ -404,8 +406,8 @@ def test_copy_paste_routes_image_and_target_of_every_voxel_from_the_same_scan(di
                 assert torch.equal(target, known.values[(source, slice(None), *place)])
                 assert weight == 1
             else:
-                assert value == -1 - source
-                torch.testing.assert_close(target, pseudo[source])
+                assert value == -1 - unlabelled
+                torch.testing.assert_close(target, pseudo[unlabelled])
                 assert weight == pytest.approx(0.6)
     from_labelled = mixed[:, 0] > 0
     assert torch.equal(from_labelled[:2], ~from_labelled[2:4])  # what one mixture takes, the other leaves

@@ -38,10 +38,12 @@ class CopyPaste(Method):
         pseudo.weight = pseudo.weight * weight
         images, weak = batch.images[:pairs], batch.weak[:pairs]
         known = Target(target.values[:pairs], target.weight[:pairs])
+        # The other way round with another partner, where there is one: the same two would make one new image of both.
+        other, theirs = images.roll(1, 0), Target(known.values.roll(1, 0), known.weight.roll(1, 0))
         alone = Target(target.values[pairs:], target.weight[pairs:])  # of an odd batch: labelled without a partner
         inside = boxes(batch)[:pairs]  # [P, 1, *S], true = labelled
-        mixed = [torch.where(inside, images, weak), torch.where(inside, weak, images), batch.images[pairs:]]
-        parts = known.mix(pseudo, inside), pseudo.mix(known, inside), alone
+        mixed = [torch.where(inside, images, weak), torch.where(inside, weak, other), batch.images[pairs:]]
+        parts = known.mix(pseudo, inside), pseudo.mix(theirs, inside), alone
         answer = Target(torch.cat([part.values for part in parts]), torch.cat([part.weight for part in parts]))
         return self.task.loss(self.network(torch.cat(mixed)), answer)
 
