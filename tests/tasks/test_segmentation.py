@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from foveate.tasks import Segmentation, Target
-from foveate.tasks.segmentation import IGNORE
+from foveate.tasks.segmentation import IGNORE, soft_dice
 from toys import tiny_plan
 
 NESTED = {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
@@ -101,6 +101,16 @@ def test_a_certain_pseudo_label_is_a_label():
     pseudo = task.pseudo_label(certain)
     logits = draw_logits(task, labels)
     torch.testing.assert_close(task.loss(logits, pseudo), task.loss(logits, task.encode(labels)))
+
+
+@in_2d_and_3d
+def test_nothing_answers_a_soft_target_better_than_itself(dims):
+    """Of the product in place of the minimum it is the target rounded at half its Dice: structures would grow."""
+    target = torch.rand(2, 3, *SHAPES[dims], generator=torch.Generator().manual_seed(0))
+    known = torch.ones(2, 1, *SHAPES[dims])
+    torch.testing.assert_close(soft_dice(target, target, known), torch.ones(3))
+    for other in [(target > cut).float() for cut in (0.3, 0.4, 0.5)] + [target * 0.9, target.sqrt()]:
+        assert (soft_dice(other, target, known) < 0.999).all()
 
 
 @pytest.mark.parametrize("classes", [None, NESTED], ids=["classes", "regions"])

@@ -109,16 +109,18 @@ class Segmentation(Task):
 
 
 def soft_dice(p: Tensor, t: Tensor, weight: Tensor, first: int = 0) -> Tensor:
-    """Soft Dice per channel from ``first`` on, over the whole batch: 2 sum(w p t) / sum(w (p + t)), ``[K - first]``.
+    """Soft Dice per channel from ``first`` on, over the whole batch: 2 sum(w min(p, t)) / sum(w (p + t)).
 
-    p, t: ``[B, K, *S]`` in [0, 1]; weight ``[B, 1, *S]``, or ``[B, K, *S]``, each channel's own. Over the batch rather
-    than per image, so that a patch without the structure does not turn one false voxel into a Dice of zero.
-    Source: Milletari 2016, without squares.
+    p, t: ``[B, K, *S]`` in [0, 1]; weight ``[B, 1, *S]``, or ``[B, K, *S]``, each channel's own -> ``[K - first]``.
+    Over the batch rather than per image, so that a patch without the structure does not turn one false voxel into a
+    Dice of zero. Source: Milletari 2016, without squares. For t of 0 or 1 the minimum is the product p t; for soft
+    ones, such as a teacher's, the product is best not at p = t but at a p of 0 or 1 (Wang, "Dice Semimetric Losses",
+    MICCAI 2023).
     """
     weight = weight[:, first:] if weight.shape[1] > 1 else weight
-    p, t = p[:, first:] * weight, t[:, first:]
+    p, t = p[:, first:] * weight, t[:, first:] * weight
     axes = (0, *range(2, p.ndim))
-    return (2 * (p * t).sum(axes) + 1e-5) / (p.sum(axes) + (t * weight).sum(axes) + 1e-5)
+    return (2 * torch.minimum(p, t).sum(axes) + 1e-5) / (p.sum(axes) + t.sum(axes) + 1e-5)
 
 
 def _own_values(members: list[tuple[int, ...]]) -> list[int]:
