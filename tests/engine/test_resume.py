@@ -41,6 +41,7 @@ def go(
     until: int = STEPS,
     own: str = "unet",
     plan: Plan = PLAN,
+    start: float | None = 0.5,
 ) -> dict:
     """Start or continue the run, with fresh weights drawn by the seed ``weights``, and leave it at a step; what it
     would save then."""
@@ -55,7 +56,7 @@ def go(
     def build(network=own):
         return build_network(NetworkConfig(name=network), plan, task.channels)
 
-    method = METHODS[name](build(), task, MethodConfig(name=name, start=0.5, ramp=0.2), 0.9, build)
+    method = METHODS[name](build(), task, MethodConfig(name=name, start=start, ramp=0.2), 0.9, build)
     with RunFolder(run, resume=True) as folder, stop_signals() as stop, TrainingProgress(quiet=True) as progress:
         if not folder.resumed:
             folder.begin(config, plan, {})
@@ -106,6 +107,21 @@ def test_a_run_that_goes_on_ends_bitwise_equal(name, tmp_path):
     for weights, until in enumerate((2, 6, STEPS)):
         found = leaves(go(tmp_path / "run", cohort, name, weights, until))
     assert found.keys() == whole.keys()
+    for key, value in whole.items():
+        assert torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value, key
+
+
+@pytest.mark.parametrize("name", ["self_training", "temporal_ensembling"])
+def test_so_it_does_when_unlabelled_scans_wait_for_labelled_ones(name, tmp_path, monkeypatch):
+    """A run that goes on knows before its first step that it is not yet time to label."""
+    cohort = toy_cohort(tmp_path, PLAN)
+    config = load_config().augment
+    split = Split(tuple(cohort.labelled), (), tuple(cohort.unlabelled))
+    shown = Sampler(cohort, PLAN, config, split, 0, torch.device("cpu")).views(STEPS)
+    monkeypatch.setattr("foveate.methods.method.ENOUGH", shown * 0.75)
+    whole = leaves(go(tmp_path / "whole", cohort, name, weights=0, start=None))
+    for weights, until in enumerate((3, STEPS)):
+        found = leaves(go(tmp_path / "run", cohort, name, weights, until, start=None))
     for key, value in whole.items():
         assert torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value, key
 
