@@ -142,6 +142,20 @@ def test_tiff_bomb_and_truncation(tmp_path: Path) -> None:
         read_image([path])
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg"])
+def test_whatever_was_damaged_is_read_or_refused(tmp_path: Path, suffix: str) -> None:
+    path, random = tmp_path / f"x{suffix}", np.random.default_rng(0)
+    Image.fromarray(GREY).save(path, **({"compression": "tiff_lzw"} if suffix == ".tif" else {}))
+    whole, refused = path.read_bytes(), 0
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for place in random.integers(0, len(whole), 3):
+            damaged[place] = random.integers(256)
+        path.write_bytes(damaged)
+        refused += inspect_image([path])[0] is None
+    assert 0 < refused < 200
+
+
 def test_bits_whose_0_is_white_are_inverted(tmp_path):
     bits = np.eye(8, dtype=bool)
     tifffile.imwrite(tmp_path / "x.tif", bits, photometric="miniswhite")

@@ -13,7 +13,6 @@ What is done with the less usual kinds:
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,8 +121,10 @@ def _read(path: Path, *, label: bool) -> tuple[np.ndarray, _Notes]:
         raise _too_large(path, f"more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
         raise refuse(path, "content", f"{kind} that cannot be read", "a whole picture", RESTORE) from None
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, tifffile.TiffFileError) as error:
-        # Decoders report damage under many names; a file that vanished was named when it was opened.
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        # Decoders meet damage with whatever they stumble over; a file that vanished was named when it was opened.
         found = f"damaged picture data ({' '.join(str(error).split())[:160]})"
         raise refuse(path, "pixels", found, "a whole picture", RESTORE) from None
     if kind.split()[1].lower().replace("jpeg", "jpg")[:3] != path.suffix.lower().lstrip(".").replace("jpeg", "jpg")[:3]:
