@@ -49,19 +49,21 @@ def write_atomic(path: Path, *parts: bytes | memoryview | str) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        if error.errno in _FULL:
-            number = sum(memoryview(part).nbytes for part in content)
-            size = f"{number / 2**20:.1f} MiB" if number > 2**17 else f"{number} bytes"
-            raise DiskFull(
-                f"{path}: {_FULL[error.errno]}: {size} could not be written. Free some space, then try again."
-            ) from error
-        raise Unwritable(
-            f"{path}: could not be written ({error.strerror}); what was there before is unchanged. "
-            "Choose another folder, or see to its permissions."
-        ) from error
+        raise unwritten(path, error, sum(memoryview(part).nbytes for part in content)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def unwritten(path: Path, error: OSError, number: int) -> Unwritable:
+    """What to raise where ``number`` bytes could not be written to ``path``."""
+    if error.errno in _FULL:
+        size = f"{number / 2**20:.1f} MiB" if number > 2**17 else f"{number} bytes"
+        return DiskFull(f"{path}: {_FULL[error.errno]}: {size} could not be written. Free some space, then try again.")
+    return Unwritable(
+        f"{path}: could not be written ({error.strerror}); what was there before is unchanged. "
+        "Choose another folder, or see to its permissions."
+    )
 
 
 def sweep_temporary(folder: Path, pattern: str = "*") -> None:

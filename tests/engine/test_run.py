@@ -19,6 +19,7 @@ from foveate.config import load_config
 from foveate.engine.run import RunFolder, stop_signals
 from foveate.errors import InputError
 from foveate.files import DiskFull
+from foveate.files import DiskFull
 
 PLAN = Plan(
     dims=3,
@@ -128,6 +129,13 @@ def test_the_log_is_cut_back_to_the_checkpoint(run: RunFolder) -> None:
     records = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if "step" in record] == list(range(1, 10))
     assert records[-1] == {"step": 9, "loss": None, "rate": 0.5}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_log_that_cannot_grow_is_said(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as run, pytest.raises(DiskFull, match="log.jsonl: the disk is full"):
+        (run.path / "log.jsonl").symlink_to("/dev/full")
+        run.log({"step": 1})
 
 
 def test_a_run_without_a_checkpoint_starts_its_log_anew(tmp_path: Path) -> None:

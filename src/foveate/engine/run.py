@@ -17,7 +17,7 @@ from foveate.engine.lock import Lock
 from foveate.engine.provenance import command_line, data_differences, plain, setting_differences, versions
 from foveate.engine.signals import Stopped, StopSignals, stop_signals
 from foveate.errors import InputError, refuse
-from foveate.files import sweep_temporary, write_atomic
+from foveate.files import sweep_temporary, unwritten, write_atomic
 
 __all__ = ["Hashes", "RunFolder", "StopSignals", "Stopped", "stop_signals"]
 
@@ -146,11 +146,15 @@ class RunFolder:
     # What happened
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one JSON line to log.jsonl; numbers that are not finite become null."""
-        if self._log is None:
-            self._log = (self.path / "log.jsonl").open("a", encoding="utf-8")
-        self._log.write(json.dumps(plain(record)) + "\n")
-        self._log.flush()
+        """Append one JSON line to log.jsonl; numbers that are not finite become null. Raises Unwritable."""
+        path, line = self.path / "log.jsonl", json.dumps(plain(record)) + "\n"
+        try:
+            if self._log is None:
+                self._log = path.open("a", encoding="utf-8")
+            self._log.write(line)
+            self._log.flush()
+        except OSError as error:
+            raise unwritten(path, error, len(line)) from error
 
     def save(self, step: int, tree: Any) -> Path:
         """Save a checkpoint; the log up to here is on disk before it."""
@@ -183,9 +187,10 @@ class RunFolder:
         write_atomic(path, "".join(kept))
 
     def _close_log(self) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        log, self._log = self._log, None
+        if log is not None:
+            with contextlib.suppress(OSError):  # of a disk that is full: it was said when the line was written
+                log.close()
 
     def _refuse_foreign(self) -> None:
         """Raise InputError, before anything is written, for a file or a folder that holds something else."""
