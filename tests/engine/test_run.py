@@ -19,7 +19,6 @@ from foveate.config import load_config
 from foveate.engine.run import RunFolder, stop_signals
 from foveate.errors import InputError
 from foveate.files import DiskFull
-from foveate.files import DiskFull
 
 PLAN = Plan(
     dims=3,
@@ -133,9 +132,10 @@ def test_the_log_is_cut_back_to_the_checkpoint(run: RunFolder) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_log_that_cannot_grow_is_said(tmp_path: Path) -> None:
-    with RunFolder(tmp_path / "run") as run, pytest.raises(DiskFull, match="log.jsonl: the disk is full"):
+    with RunFolder(tmp_path / "run") as run:
         (run.path / "log.jsonl").symlink_to("/dev/full")
-        run.log({"step": 1})
+        with pytest.raises(DiskFull, match=r"log\.jsonl: the disk is full"):
+            run.log({"step": 1})
 
 
 def test_a_run_without_a_checkpoint_starts_its_log_anew(tmp_path: Path) -> None:
