@@ -19,6 +19,7 @@ from foveate.cohort.planning import CPU, make_plan
 from foveate.config import NetworkConfig, load_config
 from foveate.engine.train import train
 from foveate.errors import InputError
+from foveate.io import read_image
 from foveate.io.volume import Volume
 from foveate.networks import build_network
 from foveate.predict.files import predict_files
@@ -139,6 +140,24 @@ def test_regression_of_volumes(tmp_path):
     found = rows(path)
     assert len(found) == 22
     assert all(float(row["low"]) < float(row["value"]) < float(row["high"]) for row in found)
+
+
+def test_numbers_far_from_zero_keep_what_tells_them_apart(tmp_path):
+    """Values about 1e6 that differ by tens: neither float32 nor six digits of them hold the difference."""
+    plan = tiny_plan(2, task="regression", whole=True, classes={}, loss="gaussian", target_mean=1e6, target_std=10.0)
+    task = build_task(plan)
+    torch.manual_seed(0)
+    predictor = WholePredictor(build_network(NetworkConfig(name="classifier"), plan, task.channels), task, plan)
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 255, (16, 16), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"p{number}.png")
+    (path,) = predict_files(predictor, tmp_path, tmp_path / "out")
+    for number, row in enumerate(rows(path)):
+        image = predictor.prepare(read_image([tmp_path / f"p{number}.png"]))
+        answer, log_variance = predictor.logits([image])[0].astype(float)
+        half = 1.645 * 10 * np.exp(log_variance / 2)
+        exact = [1e6 + 10 * answer, 1e6 + 10 * answer - half, 1e6 + 10 * answer + half]
+        np.testing.assert_allclose([float(row[name]) for name in ("value", "low", "high")], exact, rtol=0, atol=1e-3)
 
 
 def test_pictures_of_any_size_fit_the_patch_and_keep_their_proportions():

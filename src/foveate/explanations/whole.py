@@ -50,8 +50,8 @@ def answer_lines(task: Classification | Regression, answer: np.ndarray) -> list[
     """The likeliest classes with their probabilities, or the number with its interval, for people."""
     if isinstance(task, Classification):
         return [f"{task.names[number]} {answer[number]:.2f}" for number in np.argsort(-answer, kind="stable")[:3]]
-    value, low, high = answer
-    return [f"{value:.4g}" if math.isnan(low) else f"{value:.4g} ({low:.4g} to {high:.4g})"]
+    value, low, high = ("" if math.isnan(number) else task.text(number, 4) for number in answer)
+    return [f"{value} ({low} to {high})" if low else value]
 
 
 class WholeWork(Work):

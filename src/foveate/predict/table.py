@@ -123,10 +123,10 @@ def _header(predictor: WholePredictor) -> list[str]:
 
 
 def _row(predictor: WholePredictor, name: str, answer: np.ndarray) -> list[str]:
-    numbers = ["" if np.isnan(value) else f"{value:.6g}" for value in answer]
-    if isinstance(predictor.task, Classification):
-        return [name, JOINED.join(predictor.task.chosen(answer)), *numbers]
-    return [name, *numbers]
+    task = predictor.task
+    if isinstance(task, Classification):
+        return [name, JOINED.join(task.chosen(answer)), *(f"{value:.6g}" for value in answer)]
+    return [name, *("" if np.isnan(value) else task.text(value) for value in answer)]
 
 
 def _write(path: Path, rows: Sequence[Sequence[str]]) -> None:

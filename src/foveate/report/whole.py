@@ -52,8 +52,8 @@ def _said(predictor: WholePredictor, answer: np.ndarray) -> str:
         chosen = task.chosen(answer)
         parts = [f"{name} ({answer[task.names.index(name)]:.2f})" for name in chosen]
         return ", ".join(parts) or f"none of {', '.join(task.names)}"
-    value, low, high = answer
-    return f"{value:.4g}" if np.isnan(low) else f"{value:.4g} (90% interval {low:.4g} to {high:.4g})"
+    value, low, high = ("" if np.isnan(number) else task.text(number, 4) for number in answer)
+    return f"{value} (90% interval {low} to {high})" if low else value
 
 
 def _label(predictor: WholePredictor, case: PreparedCase) -> str:
@@ -63,4 +63,4 @@ def _label(predictor: WholePredictor, case: PreparedCase) -> str:
     if isinstance(task, Classification):
         names = [name for name, value in zip(task.names, case.target, strict=True) if value > 0]
         return f"Label: {', '.join(names) or 'none'}. "
-    return f"Label: {task.mean + task.std * float(case.target[0]):.4g}. "
+    return f"Label: {task.text(task.mean + task.std * float(case.target[0]), 4)}. "

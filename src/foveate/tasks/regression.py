@@ -24,6 +24,7 @@ from foveate.tasks.task import Target, Task
 
 LEVEL = 0.9  # share of numbers that an interval is to hold
 GAUSSIAN = 1.645  # deviations around the mean that hold this share
+FLOAT_DIGITS = 17  # of a float64, that tell it from every other
 LOWEST = -7.0  # log-variance, in the units of the standardised numbers: below, one case would outweigh all others
 
 
@@ -77,16 +78,23 @@ class Regression(Task):
         return self.probabilities(logits)
 
     def answers(self, logits: np.ndarray) -> np.ndarray:
-        """``[N, 3]``: number, low and high end of its interval, in the units of the labels."""
-        value = self.mean + self.std * logits[:, :1]
+        """float64 ``[N, 3]``: number, low and high end of its interval, in the units of the labels."""
+        value = self.mean + self.std * logits[:, :1].astype(np.float64)
         half = self.factor * self.deviations(logits)
         return np.concatenate([value, value - half, value + half], axis=1)
 
     def deviations(self, logits: np.ndarray) -> np.ndarray:
         """What the model takes its error to be, ``[N, 1]``, in the units of the labels; of the Huber loss that of the
         labels themselves."""
+        logits = logits.astype(np.float64)
         spread = np.exp(0.5 * np.maximum(logits[:, 1:2], LOWEST)) if self.gaussian else np.ones_like(logits[:, :1])
         return self.std * spread
+
+    def text(self, value: float, digits: int = 6) -> str:
+        """A number in the units of the labels with so many digits, and more where it takes them to tell it from others
+        that lie as near as the labels do: of labels about 1e6 that differ by ten the first five say nothing."""
+        common = math.log10(abs(value) / self.std) if value else 0.0
+        return f"{value:.{min(digits + max(0, math.ceil(common)), FLOAT_DIGITS)}g}"
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Mean absolute error in the units of the labels; labels ``[N, 1]`` are standardised."""
