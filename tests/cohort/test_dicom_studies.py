@@ -139,6 +139,26 @@ def test_series_of_one_patient_in_plain_folders_stay_together(tmp_path: Path) ->
     assert [case.patient for case in check(tmp_path).cohort.cases] == ["1", "2", "2"]
 
 
+@pytest.mark.parametrize("layout", ["table", "boxes", "class folders"])
+def test_series_of_one_patient_stay_together_whatever_their_labels_are(tmp_path: Path, layout: str) -> None:
+    """The validation split goes by patients: nobody may stand on both sides of it."""
+    folders = ["x", "x", "y"] if layout == "class folders" else ["images"] * 3
+    for number, (folder, name) in enumerate(zip(folders, "abc", strict=True)):
+        write_series(tmp_path / folder / name, stored(seed=number), uid=f"1.2.{number}", PatientID="PC"[number == 2])
+    if layout == "table":
+        (tmp_path / "labels.csv").write_text("case,value\na,1\nb,2\nc,3\n")
+    elif layout == "boxes":
+        entries = [{"id": number, "file_name": name} for number, name in enumerate("abc")]
+        (tmp_path / "annotations.json").write_text(json.dumps({"images": entries, "annotations": [], "categories": []}))
+    else:
+        for folder in "xy":  # series alone would be taken for studies
+            nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), AFFINE), tmp_path / folder / "n.nii.gz")
+    cohort = find_cohort(tmp_path)
+    assert cohort.layout == layout
+    patients = {case.id[-1]: case.patient for case in cohort.cases}
+    assert patients["a"] == patients["b"] != patients["c"]
+
+
 def test_a_spoilt_series_is_refused_in_its_study(root: Path) -> None:
     next((root / "Study1" / "36-FLAIR_reg-7").glob("*_2.dcm")).unlink()
     report = check(root)

@@ -17,9 +17,9 @@ from foveate.cohort.boxes import Annotation, alike_names, judge_boxes, mask_boxe
 from foveate.cohort.cohort import IGNORE, Box, Case, Cohort
 from foveate.cohort.facts import CaseFacts
 from foveate.cohort.layout_classes import one_kind_of_file
-from foveate.cohort.layout_nnunet import group_channels
+from foveate.cohort.layout_nnunet import first_images, group_channels
 from foveate.cohort.layout_plain import numbered
-from foveate.cohort.listing import leaves, list_images, read_channels, read_classes, read_patients
+from foveate.cohort.listing import leaves, list_images, read_channels, read_classes, read_patients, recorded_patients
 from foveate.errors import InputError, Problem
 from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix, read_label
 from foveate.text import one_form
@@ -58,7 +58,7 @@ def find_boxes(root: Path, data: dict[str, Any] | None) -> Cohort:
                 problems.append(Problem(str(file), "link", "a link out of the dataset", f"files inside {root}", fix))
             else:
                 _put(files, one_form(file.stem), file, groups, file, file.name, problems)
-    patients = read_patients(root, groups, problems)
+    patients = read_patients(root, groups, problems, recorded_patients(first_images(groups)))
     pictures = any(image_suffix(image) in PICTURE_SUFFIXES for image in images)
     cases = tuple(
         Case(case, tuple(paths[n] for n in sorted(paths)), files.get(case), patients[case], target=targets.get(case))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.cohort.cohort import Case, Cohort
-from foveate.cohort.listing import leaves, list_images, read_patients
+from foveate.cohort.listing import leaves, list_images, read_patients, recorded_patients
 from foveate.errors import Problem
 from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix
 
@@ -46,7 +46,8 @@ def find_classes(root: Path, data: dict[str, Any] | None) -> Cohort:
             fix = "It is no class. Put the pictures of a class directly into its folder."
             problems.append(Problem(str(entry), "folder", "no image", "pictures of one class", fix, "warn"))
     problems += one_kind_of_file(root, [image for image, _ in files.values()])
-    patients = read_patients(root, files, problems)
+    recorded = recorded_patients({case: image for case, (image, _) in files.items()})
+    patients = read_patients(root, files, problems, recorded)
     pictures = any(image_suffix(image) in PICTURE_SUFFIXES for image, _ in files.values())
     cases = tuple(
         Case(case, (image,), None, patients[case], target=None if label is None else (label,))

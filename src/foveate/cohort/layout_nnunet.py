@@ -82,6 +82,11 @@ def group_channels(images: list[Path], problems: list[Problem]) -> dict[str, dic
     return groups
 
 
+def first_images(groups: Mapping[str, Mapping[int, Path]]) -> dict[str, Path]:
+    """The image of each case that has the lowest number."""
+    return {case: files[min(files)] for case, files in groups.items()}
+
+
 def missing_channels(files: Mapping[int, Path], count: int) -> tuple[int, ...]:
     """Which of ``count`` channels have no file among the numbered ones of a case."""
     if set(files) == {0} and image_suffix(files[0]) in PICTURE_SUFFIXES:

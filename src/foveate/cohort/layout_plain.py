@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from foveate.cohort.cohort import Case, Cohort
-from foveate.cohort.layout_nnunet import CHANNEL, group_channels, match_labels
-from foveate.cohort.listing import list_images, read_channels, read_classes, read_patients
+from foveate.cohort.layout_nnunet import CHANNEL, first_images, group_channels, match_labels
+from foveate.cohort.listing import list_images, read_channels, read_classes, read_patients, recorded_patients
 from foveate.cohort.tree import read_tree
 from foveate.errors import Problem
-from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix, is_series
-from foveate.io.dicom_series import first_header
+from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix
 
 Declared = tuple[tuple[str, ...], dict[str, int | tuple[int, ...]], int | None, dict[str, tuple[str, ...]]]
 
@@ -48,10 +47,7 @@ def find_plain(root: Path, data: dict[str, Any] | None) -> Cohort:
         fix = "Put the images there, one file for each case."
         problems.append(Problem(str(root / "images"), "files", "no image", "at least one case", fix))
     label_of = match_labels(labels, groups, problems)
-    series = {case: files[0] for case, files in groups.items() if 0 in files and is_series(files[0])}
-    headers = {case: first_header(folder) for case, folder in series.items()}
-    recorded = {case: header.patient for case, header in headers.items() if header}
-    patients = read_patients(root, groups, problems, recorded)
+    patients = read_patients(root, groups, problems, recorded_patients(first_images(groups)))
     cases = tuple(
         Case(case, tuple(files[number] for number in sorted(files)), label_of.get(case), patients[case])
         for case, files in sorted(groups.items())

@@ -15,9 +15,16 @@ from typing import Any
 
 from foveate.cohort.cohort import Case, Cohort, TaskName
 from foveate.cohort.layout_classes import judge_names, one_kind_of_file
-from foveate.cohort.layout_nnunet import group_channels
+from foveate.cohort.layout_nnunet import first_images, group_channels
 from foveate.cohort.layout_plain import numbered
-from foveate.cohort.listing import list_images, no_longer_than_header, read_channels, read_patients, some
+from foveate.cohort.listing import (
+    list_images,
+    no_longer_than_header,
+    read_channels,
+    read_patients,
+    recorded_patients,
+    some,
+)
 from foveate.errors import Problem, refuse
 from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix
 from foveate.text import closest, one_form
@@ -173,9 +180,9 @@ def _patients(
     columns: Sequence[str],
     problems: list[Problem],
 ) -> dict[str, str]:
-    """From the column ``patient``, or from patients.csv where there is none."""
+    """From the column ``patient``; where there is none from patients.csv, or from what DICOM says."""
     if "patient" not in columns:
-        return read_patients(root, groups, problems)
+        return read_patients(root, groups, problems, recorded_patients(first_images(groups)))
     listed = {case: row["patient"] for case, row in rows.items() if row["patient"]}
     if without := sorted(set(groups) - set(listed)):
         fix = "Each counts as a patient of its own; add lines (with an empty label) if patients have several scans."

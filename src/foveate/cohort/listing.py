@@ -14,6 +14,7 @@ from typing import Any
 
 from foveate.errors import Problem, refuse
 from foveate.io import IMAGE_SUFFIXES, case_stem, image_suffix, is_series
+from foveate.io.dicom_series import first_header
 from foveate.text import one_form
 
 
@@ -258,6 +259,12 @@ def read_patients(
         problems.append(Problem(str(path), "patient", found, "a line for every case", fix, "warn"))
     # A case without a line gets a name that no listed patient can have.
     return {case: listed.get(case, f"case {case}") for case in known}
+
+
+def recorded_patients(images: Mapping[str, Path]) -> dict[str, str]:
+    """PatientID of each case whose first image, of ``images``, is a DICOM series that says one."""
+    headers = {case: first_header(image) for case, image in images.items() if is_series(image)}
+    return {case: header.patient for case, header in headers.items() if header}
 
 
 def _recorded_patients(
