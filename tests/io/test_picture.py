@@ -56,6 +56,25 @@ def test_float_and_planar_tiff(tmp_path: Path) -> None:
         read_image([tmp_path / "float.tif"])
 
 
+@pytest.mark.parametrize("alpha", [False, True])
+def test_colours_of_16_bits_are_read_as_those_of_8(tmp_path: Path, alpha: bool) -> None:
+    """A model that learned from pictures of 8 bits must see the same one."""
+    deep = RGB.astype(np.uint16) * 257
+    if alpha:
+        deep = np.dstack([deep, np.full(deep.shape[:2], 65535, np.uint16)])
+    tifffile.imwrite(tmp_path / "x.tif", deep, photometric="rgb", extrasamples=["unassalpha"] if alpha else None)
+    volume, problems = inspect_image([tmp_path / "x.tif"])
+    np.testing.assert_array_equal(volume.array, np.moveaxis(RGB, -1, 0))
+    assert [p.severity for p in problems if p.field == "bit depth"] == ["warn"]
+
+
+def test_colours_of_8_bits_in_a_wider_type_keep_their_values(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", RGB.astype(np.uint16), photometric="rgb")
+    volume, problems = inspect_image([tmp_path / "x.tif"])
+    np.testing.assert_array_equal(volume.array, np.moveaxis(RGB, -1, 0))
+    assert not problems
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_palette_is_colour_for_an_image_and_index_for_a_label(tmp_path: Path, suffix: str) -> None:
     indices = (GREY % 4).astype(np.uint8)

@@ -40,7 +40,7 @@ VOXELS_PER_CLASS = 10_000
 # Statistics of a large image come from a regular sample of about this many voxels.
 SAMPLE = 1 << 22
 # Part of the cache key: raise it when preparation changes what it writes.
-VERSION = 1
+VERSION = 2
 
 
 def prepare_volume(volume: Volume, plan: Plan) -> tuple[torch.Tensor, Grid]:

@@ -2,7 +2,7 @@
 
 What is done with the less usual kinds:
 
-- 16-bit and floating-point grey keep their values. A 16-bit RGB PNG is read with 8 bits, with a warning.
+- 16-bit and floating-point grey keep their values. RGB of 16 bits is read with 8, with a warning.
 - A palette image becomes RGB; a palette *label* keeps its indices.
 - An alpha channel is dropped, with a warning, when it is opaque everywhere, and refused otherwise.
 - CMYK, several pages and animations are refused.
@@ -166,7 +166,7 @@ def _read_pillow(path: Path, head: bytes, label: bool, notes: _Notes) -> tuple[n
         orientation = int(image.getexif().get(_ORIENTATION, 1))
         mode = image.mode
         if head.startswith(b"\x89PNG") and head[24] == 16 and mode in ("RGB", "RGBA", "LA"):
-            notes.note("bit depth", "16 bits per colour", "8 bits", "The picture is read with 8 bits per colour.")
+            _note_depth(notes)
         if mode == "P" and label:
             return np.asarray(image), orientation
         if mode == "1":
@@ -178,6 +178,10 @@ def _read_pillow(path: Path, head: bytes, label: bool, notes: _Notes) -> tuple[n
         if mode in ("L", "RGB", "F") or mode.startswith("I"):
             return np.asarray(image), orientation
     raise _colours(path, mode)
+
+
+def _note_depth(notes: _Notes) -> None:
+    notes.note("bit depth", "16 bits per colour", "8 bits", "The picture is read with 8 bits per colour.")
 
 
 def _colours(path: Path, found: str) -> InputError:
@@ -240,4 +244,8 @@ def _read_tiff(path: Path, label: bool, notes: _Notes) -> np.ndarray:
         pixels = _drop_alpha(path, pixels, notes)
     if pixels.ndim == 3 and pixels.shape[-1] != 3:
         raise refuse(path, "channels", str(pixels.shape[-1]), "1 (grey) or 3 (RGB)", "Save channels as separate files.")
+    # Colours are told from 0 to 255 all over; values that do not leave that range are of 8 bits in a wider type.
+    if pixels.ndim == 3 and pixels.dtype == np.uint16 and not label and pixels.max() > 255:
+        _note_depth(notes)
+        pixels = (pixels >> 8).astype(np.uint8)
     return _upright(pixels, orientation, notes)
