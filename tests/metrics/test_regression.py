@@ -6,6 +6,7 @@ from sklearn import metrics as reference
 
 from foveate.metrics.bootstrap import draw_weights
 from foveate.metrics.regression import regression_scores
+from foveate.metrics.tables import score_values
 
 
 def test_every_draw_as_scikit_learn_has_it() -> None:
@@ -32,6 +33,22 @@ def test_intervals_that_are_not_given_do_not_count() -> None:
     assert scores["coverage"][0] == 0.5  # the end of an interval is inside it
     assert scores["interval_width"][0] == 1.5
     assert np.isnan(regression_scores(low[:1], low[:1], low[1:2], high[1:2], np.ones((1, 1)))["coverage"][0])
+
+
+@pytest.mark.parametrize(("patients", "there"), [(2, False), (3, False), (5, True)])
+def test_r_squared_of_few_patients_with_several_cases(patients: int, there: bool) -> None:
+    """At least one in nine resamples of two or three patients is of one alone, whose values hardly differ."""
+    rng = np.random.default_rng(0)
+    values = np.repeat(np.arange(patients) * 10.0, 3) + 1e-9 * rng.normal(size=3 * patients)
+    predicted = values + rng.normal(size=len(values))
+    names = [str(i // 3) for i in range(len(values))]
+    found = score_values(names, names, values, predicted, predicted - 1, predicted + 1)
+    assert 0.9 < found["r2"].value < 1
+    if there:
+        assert 0 < found["r2"].low < found["r2"].value < found["r2"].high < 1
+    else:
+        assert np.isnan([found["r2"].low, found["r2"].high]).all()
+    assert 0 < found["mae"].low < found["mae"].high
 
 
 def test_values_that_do_not_differ_have_no_r_squared() -> None:

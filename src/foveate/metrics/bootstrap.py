@@ -9,6 +9,7 @@ import numpy as np
 
 RESAMPLES = 2000
 SEED = 0
+INSIDE = 0.95  # share of the draws that an interval holds
 _CHUNK = 2**17  # draws times cases at once: what a score holds of them then fits a cache
 
 
@@ -47,10 +48,12 @@ def _draws(patients: Sequence[str], step: int) -> Iterator[np.ndarray]:
             yield counts[:, group].astype(float)
 
 
-def interval(draws: np.ndarray) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the resampled statistic; nan where no draw has a value."""
+def interval(draws: np.ndarray, share: float = 0.0) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile of the resampled statistic; nan where no draw has a value, or less than ``share``
+    of them."""
+    number = len(draws)
     draws = draws[np.isfinite(draws)]
-    if draws.size == 0:
+    if draws.size == 0 or draws.size < share * number:
         return float("nan"), float("nan")
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)
@@ -65,12 +68,17 @@ class Estimate(NamedTuple):
 
 
 def estimates(
-    scores: Callable[[np.ndarray], Mapping[str, np.ndarray]], patients: Sequence[str], shifted: Collection[str] = ()
+    scores: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    patients: Sequence[str],
+    shifted: Collection[str] = (),
+    unbounded: Collection[str] = (),
 ) -> dict[str, Estimate]:
     """Every score by its key, with its interval over patients; no interval with fewer than two of them.
 
     scores: weights ``[draws, N]`` -> key -> ``[draws]``. patients: of the N cases. shifted: scores that noise can only
     raise. Resampling adds noise of its own to them, so their draws are moved down to have the score as their mean.
+    unbounded: scores that grow without end towards the draws that have none. Where those are more than the interval
+    leaves outside, the others do not say where it ends, and there is none.
     """
     values = {key: float(value[0]) for key, value in scores(np.ones((1, len(patients)))).items()}
     if len(set(patients)) < 2:
@@ -81,5 +89,5 @@ def estimates(
         draws = np.concatenate([part[key] for part in parts])
         if key in shifted:
             draws = np.maximum(draws - np.nanmean(draws) + value, 0.0)
-        found[key] = Estimate(value, *interval(draws))
+        found[key] = Estimate(value, *interval(draws, INSIDE if key in unbounded else 0.0))
     return found

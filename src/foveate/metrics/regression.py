@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+HARDLY = 1e-6  # of the variance of all values: of a draw with less, R squared says how small it is, and nothing else
+
 
 def regression_scores(
     values: np.ndarray, predicted: np.ndarray, low: np.ndarray, high: np.ndarray, weights: np.ndarray
@@ -15,7 +17,7 @@ def regression_scores(
     that holds the true value and the mean width.
 
     values, predicted, low, high: ``[N]``; nan in low and high where there is no interval. R squared is nan where the
-    values of a draw do not differ, as in a draw of one case.
+    values of a draw do not differ, as in a draw of one case, or hardly, as where a draw has one patient of many cases.
     """
     number = weights.sum(axis=1)
     error = predicted - values
@@ -29,7 +31,7 @@ def regression_scores(
     return {
         "mae": absolute,
         "rmse": np.sqrt(square),
-        "r2": 1 - _over(square, spread),
+        "r2": 1 - _over(square, np.where(spread > HARDLY * np.mean(centred**2), spread, 0.0)),
         "coverage": _over(weights @ (there & (low <= values) & (values <= high)), given),
         "interval_width": _over(weights @ np.where(there, high - low, 0.0), given),
     }

@@ -102,7 +102,7 @@ def score_values(
 ) -> TaskEvaluation:
     """Scores of predicted values ``[N]`` and their intervals ``low`` to ``high`` (nan: none); largest error first."""
     resampled = partial(regression_scores, values, predicted, low, high)
-    scores = estimates(resampled, patients)
+    scores = estimates(resampled, patients, unbounded=("r2",))
     error = predicted - values
     columns: Mapping[str, np.ndarray] = {
         "value": values,
