@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from foveate.cohort.layouts import find_cohort, task_of
 from foveate.cohort.split import split_cases
 from foveate.cohort.targets import statistics
 from foveate.errors import InputError
+from foveate.metrics import evaluate
 
 
 def picture(path: Path, seed: int, size=(12, 15), mode="L") -> Path:
@@ -83,6 +85,22 @@ def test_several_labels_of_a_case(tmp_path, rows):
     cohort = find_cohort(table(tmp_path, rows))
     assert not cohort.exclusive
     assert targets(cohort) == {"c0": ("a", "b"), "c1": ("b",), "c2": ("a",), "c3": None}
+
+
+def test_names_of_classes_are_compared_in_one_form_of_unicode(tmp_path):
+    """macOS writes an umlaut as letter and mark, others as one sign: folders of the one, tables of the other."""
+    apart, one = (unicodedata.normalize(form, "Ödem") for form in ("NFD", "NFC"))
+    root = folders(tmp_path / "folders", **{apart: 2, "none": 2})
+    cohort = find_cohort(root)
+    assert list(cohort.classes) == ["none", one]
+    assert cohort.keep_labels([f"{one}/p1"]).labelled[0].target == (one,)
+    cohort = find_cohort(table(tmp_path / "table", [["case", "label"], ["c0", apart], ["c1", one], ["c2", "none"]]))
+    assert (list(cohort.classes), len({case.target for case in cohort.labelled})) == (["none", one], 2)
+    out = tmp_path / "predictions.csv"
+    rows = [f"{apart}/p0,{apart},1,0", f"{one}/p1,{one},1,0", "none/p0,none,0,1", "none/p1,none,0,1"]
+    out.write_text("\n".join([f"case,label,{apart},none", *rows]), encoding="utf-8")
+    found = evaluate(out, root)
+    assert (found["accuracy"].value, found.problems) == (1, ())
 
 
 def test_a_case_may_have_none_of_the_classes(tmp_path):

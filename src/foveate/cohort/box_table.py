@@ -65,7 +65,7 @@ def _read(path: Path, cohort: Cohort, problems: list[Problem]) -> dict[str, list
                     fix = "Write every corner as a number of voxels."
                     problems.append(Problem(str(path), f"{line}: corners", found, "numbers", fix, case=name))
                     continue
-                box = Box((*low, *high), (row["class"] or "").strip())
+                box = Box((*low, *high), one_form(row["class"] or "").strip())
                 if not all(a < b for a, b in zip(low, high, strict=True)):
                     fix = "A box of the single voxel 5 goes from 5 to 6."
                     found = f"{low} to {high}, which holds nothing"

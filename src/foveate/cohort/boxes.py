@@ -23,7 +23,7 @@ from scipy import ndimage
 from foveate.cohort.cohort import IGNORE, Box
 from foveate.cohort.listing import read_json
 from foveate.errors import InputError, Problem, refuse
-from foveate.text import closest
+from foveate.text import closest, one_form
 
 PREDICTIONS = "predictions.json"  # what `foveate predict` writes boxes to
 FAR = 1e9  # voxels: no edge lies beyond
@@ -49,7 +49,7 @@ def read_voc(path: Path) -> Annotation:
         raise refuse(path, "XML", f"<{root.tag}>", "<annotation> as Pascal VOC writes it", "Convert it.")
     boxes, problems = [], []
     for number, item in enumerate(root.findall("object"), 1):
-        name = (item.findtext("name") or "").strip()
+        name = one_form(item.findtext("name") or "").strip()
         texts = [(item.findtext(f"bndbox/{key}") or "").strip() for key in ("ymin", "xmin", "ymax", "xmax")]
         values = [_number(text) for text in texts]
         if not name:
@@ -81,7 +81,7 @@ def read_coco(path: Path, apart: list[Problem] | None = None) -> dict[str, Annot
     for key, value in lists.items():
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             raise refuse(path, key, "no list of objects", "a list, as COCO has it", "Export the annotations as COCO.")
-    names = {_id(item.get("id")): str(item.get("name", "")).strip() for item in lists["categories"] or ()}
+    names = {_id(item.get("id")): one_form(str(item.get("name", ""))).strip() for item in lists["categories"] or ()}
     files: dict[Any, str] = {}
     seen: set[str] = set()
     shapes: dict[Any, tuple[int, ...] | None] = {}

@@ -14,6 +14,7 @@ from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.listing import leaves, list_images, read_patients, recorded_patients
 from foveate.errors import Problem
 from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix
+from foveate.text import one_form
 
 UNLABELLED = ("unlabelled", "unlabeled")  # in any case of letters
 
@@ -25,7 +26,8 @@ def is_unlabelled(folder: Path) -> bool:
 
 def class_folders(root: Path) -> list[Path]:
     """The folders of ``root`` that hold images, the unlabelled one aside; sorted by name."""
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    folders = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    folders.sort(key=lambda folder: one_form(folder.name))
     return [folder for folder in folders if not is_unlabelled(folder) and any(map(image_suffix, folder.iterdir()))]
 
 
@@ -33,13 +35,14 @@ def find_classes(root: Path, data: dict[str, Any] | None) -> Cohort:
     """A folder without any image is no class, and is said."""
     problems: list[Problem] = []
     folders = class_folders(root)
-    names = [folder.name for folder in folders]
+    names = [one_form(folder.name) for folder in folders]
     problems += judge_names(root, names)
     files: dict[str, tuple[Path, str | None]] = {}
     without = sorted(entry for entry in root.iterdir() if entry.is_dir() and is_unlabelled(entry))
     for folder in [*folders, *without]:
         for image in list_images(folder, root, problems):
-            files[f"{folder.name}/{case_stem(image)}"] = image, None if folder in without else folder.name
+            name = one_form(folder.name)
+            files[f"{name}/{case_stem(image)}"] = image, None if folder in without else name
     for entry in sorted(root.iterdir()):
         skipped = entry.is_dir() and entry not in folders and entry not in without
         if skipped and not entry.name.startswith(".") and not leaves(entry, root):

@@ -75,16 +75,17 @@ def find_table(root: Path, data: dict[str, Any] | None) -> Cohort:
 
 
 def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows, white space around cells removed. Raises InputError when it is no such table."""
+    """Columns and rows, in one form of Unicode, white space around cells removed. Raises InputError when it is no such
+    table."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
-            columns = [(name or "").strip() for name in reader.fieldnames or []]
+            columns = [one_form(name or "").strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
             rows = []
             for row in reader:
                 no_longer_than_header(path, reader.line_num, row)
-                rows.append({name: (row.get(name) or "").strip() for name in columns})
+                rows.append({name: one_form(row.get(name) or "").strip() for name in columns})
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise refuse(path, "file", error, "a UTF-8 CSV file", "Save it as CSV with UTF-8 encoding.") from None
     said = [name for name in columns if name not in OTHER]
@@ -113,7 +114,7 @@ def _rows_of_cases(
     """Row of each case; a name may carry the image's suffix. Rows without a file are refused, cases without said."""
     found: dict[str, dict[str, str]] = {}
     for row in rows:
-        name = one_form(row["case"])
+        name = row["case"]
         name = name if name in groups else case_stem(name)
         if name not in groups:
             fix = f"Add the file to images/, or remove the line. {closest(name, groups)}"

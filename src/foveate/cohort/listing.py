@@ -179,7 +179,7 @@ def read_classes(
             else:
                 problems.append(Problem(str(path), "labels.ignore", _short(given), "one value", "Give one number."))
         elif number not in (0, (0,)):
-            classes[name] = number
+            classes[one_form(name)] = number
     problems += _class_clashes(path, classes, ignore)
     return classes, ignore
 
@@ -239,7 +239,7 @@ def read_patients(
                 raise refuse(path, "columns", found, "case,patient", "Write 'case,patient' on the first line.")
             for row in reader:
                 no_longer_than_header(path, reader.line_num, row)
-                case, patient = one_form((row["case"] or "").strip()), (row["patient"] or "").strip()
+                case, patient = (one_form(row[name] or "").strip() for name in ("case", "patient"))
                 if case and patient and listed.setdefault(case, patient) != patient:
                     found = f"{listed[case]} and {patient}"
                     problems.append(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from foveate.errors import Problem
+from foveate.text import one_form
 
 Tree = Mapping[str, Sequence[str]]
 Classes = Mapping[str, int | tuple[int, ...]]
@@ -27,8 +28,8 @@ def read_tree(path: Path, value: object, classes: Classes, problems: list[Proble
         found.append(Problem(str(path), field, what, expected, fix))
 
     for node, children in value.items() if isinstance(value, dict) else ():
-        names = [child for child in children if isinstance(child, str)] if isinstance(children, list) else []
-        tree[node] = tuple(names)
+        names = [one_form(child) for child in children if isinstance(child, str)] if isinstance(children, list) else []
+        tree[one_form(node)] = tuple(names)
         if len(names) < 2 or len(names) < len(children):
             wrong(f"tree.{node}", repr(children)[:80], "a list of two or more names", "Name what it divides into.")
     if not isinstance(value, dict) or not value:

@@ -51,7 +51,7 @@ def read_table(path: Path) -> ClassTable | ValueTable:
     """The predictions in ``path``. Raises InputError naming everything in it that cannot be scored."""
     header, rows = _read(path)
     problems: list[Problem] = []
-    ids = [one_form(row[header.index("case")]) for row in rows]
+    ids = [row[header.index("case")] for row in rows]
     seen: set[str] = set()
     twice = [case for case in ids if case in seen or seen.add(case)]  # type: ignore[func-returns-value]
     _note(problems, path, "case", [f"{case!r} more than once" for case in dict.fromkeys(twice)],
@@ -101,10 +101,10 @@ def sums_to_one(table: ClassTable, tolerance: float = 0.01) -> None:
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, every row as long as the header and every cell stripped."""
+    """Header and rows, every row as long as the header, every cell stripped and in one form of Unicode."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[cell.strip() for cell in row] for row in csv.reader(file, skipinitialspace=True)]
+            lines = [[one_form(cell).strip() for cell in row] for row in csv.reader(file, skipinitialspace=True)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise refuse(path, "file", error, "a UTF-8 CSV file", "Save it as CSV with UTF-8 encoding.") from None
     lines = [row for row in lines if any(row)]
