@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 from pathlib import Path
 
 from foveate.errors import FoveateError
 
+LONG = 230  # bytes of a name; file systems take 255, and a temporary name is longer by some
 _FULL = {errno.ENOSPC: "the disk is full", errno.EFBIG: "the file size limit is reached"}
 if hasattr(errno, "EDQUOT"):
     _FULL[errno.EDQUOT] = "the disk quota is used up"
@@ -40,7 +42,7 @@ def write_atomic(path: Path, *parts: bytes | memoryview | str) -> None:
     and the temporary file is gone.
     """
     content = [part.encode("utf-8") if isinstance(part, str) else part for part in parts]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(_temporary(path.name))
     try:
         with temporary.open("wb") as file:
             file.writelines(content)
@@ -64,6 +66,12 @@ def unwritten(path: Path, error: OSError, number: int) -> Unwritable:
         f"{path}: could not be written ({error.strerror}); what was there before is unchanged. "
         "Choose another folder, or see to its permissions."
     )
+
+
+def _temporary(name: str) -> str:
+    """What a file is called until it is whole: no longer than file systems take, where the name itself is not."""
+    name = name if len(os.fsencode(name)) <= LONG else hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}.{os.getpid()}.tmp"
 
 
 def sweep_temporary(folder: Path, pattern: str = "*") -> None:

@@ -1,5 +1,6 @@
 """Prediction of boxes: the way back to the scan's own grid, windows, and the files that are written and scored."""
 
+import io
 import json
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from foveate.batches.grid import Grid
 from foveate.cohort.boxes import read_coco
 from foveate.errors import InputError
+from foveate.files import Unwritable
 from foveate.io.volume import Volume
 from foveate.metrics import evaluate
+from foveate.predict.box_picture import draw_boxes
 from foveate.predict.detecting import BoxPredictor, mirrored
 from foveate.predict.files import predict_files
-from foveate.tasks import Detection
+from foveate.tasks import Boxes, Detection
 from foveate.tasks.detection import UNIT
 from toys import tiny_plan
 
@@ -152,6 +155,40 @@ def test_boxes_that_are_there_stay_where_no_image_could_be_read(tmp_path: Path) 
     with pytest.raises(InputError, match=r"a\.png"):
         predict_files(predictor(2), tmp_path / "in", tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / "predictions.json").read_text() == "earlier"
+
+
+@pytest.mark.parametrize(("height", "width"), [(0.2, 0.7), (1.0, 30.0), (30.0, 1.5), (2.0, 2.0)])
+def test_boxes_of_less_than_two_pixels_are_drawn(height: float, width: float) -> None:
+    volume = Volume(np.full((1, 1200, 1000), 50, np.float32), np.eye(4))  # large enough to be shown as it is
+    box = torch.tensor([[500.0, 400, 500 + height, 400 + width]])
+    names = ["cell"]
+    (drawn, bare) = (
+        np.asarray(Image.open(io.BytesIO(draw_boxes(volume, found, names))).convert("RGB"))
+        for found in (Boxes(b, torch.zeros(len(b), dtype=torch.long), torch.ones(len(b))) for b in (box, box[:0]))
+    )
+    assert (drawn[500, 400] != bare[500, 400]).any()
+    assert (drawn[:450] == bare[:450]).all()
+
+
+def test_boxes_are_written_where_a_picture_cannot_be(tmp_path: Path) -> None:
+    """A picture in the way of another is a small harm; the boxes of all images may be hours of work."""
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        Image.fromarray(np.full((32, 32), 50, np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    (tmp_path / "out" / "pictures" / "b.png").mkdir(parents=True)
+    with pytest.raises(Unwritable, match=r"b\.png: could not be written"):
+        predict_files(predictor(2), tmp_path / "in", tmp_path / "out", overwrite=True)
+    assert list(read_coco(tmp_path / "out" / "predictions.json")) == ["a.png", "b.png", "c.png"]
+    assert (tmp_path / "out" / "pictures" / "c.png").is_file()
+
+
+def test_names_as_long_as_file_systems_take(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    name = "n" * 251 + ".png"
+    Image.fromarray(np.full((32, 32), 50, np.uint8)).save(tmp_path / "in" / name)
+    written = predict_files(predictor(2), tmp_path / "in", tmp_path / "out")
+    assert [path.name for path in written] == ["predictions.json", name]
+    assert [path.name for path in (tmp_path / "out" / "pictures").iterdir()] == [name]
 
 
 def test_channels_in_names_are_no_part_of_a_case(tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def draw_boxes(volume: Volume, found: Boxes, names: Sequence[str], known: np.nda
         top, left, bottom, right = box * np.tile(factors, 2)
         colour = PALETTE[kind % len(PALETTE)]
         draw.rectangle((left, top, right, bottom), outline="#000000", width=4)
-        draw.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=colour, width=2)
+        # A box of less than two pixels has nothing inside its outline, and Pillow draws no corner before another.
+        draw.rectangle((left + 1, top + 1, max(left, right - 2) + 1, max(top, bottom - 2) + 1), outline=colour, width=2)
         labels.append((left, top, f"{names[kind]} {score:.2f}", colour))
     taken: list[tuple[float, float, float, float]] = []
     for left, top, text, colour in labels:  # after all boxes, so that none is drawn through a word

@@ -11,7 +11,7 @@ from typing import Any
 from foveate.cohort.boxes import PREDICTIONS
 from foveate.cohort.cohort import Case
 from foveate.errors import InputError, Problem
-from foveate.files import write_atomic
+from foveate.files import Unwritable, write_atomic
 from foveate.io import image_suffix
 from foveate.io.volume import Volume
 from foveate.predict.detecting import BoxPredictor
@@ -33,7 +33,8 @@ def predict_boxes(
 
     Images have file_name and, of pictures, width and height, of volumes size; annotations have bbox, ``[x, y, w, h]``
     with x along the columns, or ``[x, y, z, w, h, d]`` by array axis, and score. Raises InputError at the end, when the
-    other cases are written, with each case that could not be read; nothing is written where that is all of them.
+    other cases are written, with each case that could not be read; nothing is written where that is all of them. Raises
+    Unwritable, when the boxes of all cases are written, if a picture could not be.
     """
     from foveate.predict.box_picture import draw_boxes
 
@@ -43,6 +44,7 @@ def predict_boxes(
     annotations: list[dict[str, Any]] = []
     problems: list[Problem] = []
     drawn: list[Path] = []
+    unwritten: Unwritable | None = None
     for number, case in enumerate(cases, 1):
         try:
             volume = predictor.read(case.images, case.missing)
@@ -56,8 +58,11 @@ def predict_boxes(
             images.append({"id": number, "file_name": case.id + suffix, **_size(volume)})
             annotations += _annotations(found, number, len(annotations) + 1)
             picture = picture_path(out, case)
-            write_atomic(picture, draw_boxes(volume, found, names))
-            drawn.append(picture)
+            try:
+                write_atomic(picture, draw_boxes(volume, found, names))
+                drawn.append(picture)
+            except Unwritable as error:  # the boxes are what was asked for: hours of them may wait to be written
+                unwritten = unwritten or error
         if progress is not None:
             progress(number, len(cases))
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
@@ -65,7 +70,9 @@ def predict_boxes(
     if images:
         write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
     if problems:
-        raise InputError(problems)
+        raise InputError(problems) from unwritten
+    if unwritten is not None:
+        raise unwritten
     return [path, *drawn]
 
 
