@@ -1,6 +1,7 @@
 """Operations on boxes against counting voxels and against the definition."""
 
 import itertools
+import resource
 
 import numpy as np
 import pytest
@@ -54,3 +55,22 @@ def test_suppression_is_the_greedy_one_within_each_class(dims: int) -> None:
     assert kept.tolist() == stays
     assert 3 < len(stays) < 60
     assert suppress(boxes[:0], scores[:0], classes[:0], 0.3).tolist() == []
+
+
+def test_suppression_of_many_boxes_is_the_greedy_one_in_little_memory() -> None:
+    """As many as a large picture has; all in pairs they would take 256 MB for each of their numbers."""
+    random = torch.Generator().manual_seed(4)
+    middle = torch.rand(8_000, 2, generator=random) * 230
+    side = 4 + 8 * torch.rand(8_000, 2, generator=random)
+    boxes, scores = torch.cat([middle - side, middle + side], 1), torch.rand(8_000, generator=random)
+    classes = torch.arange(8_000) % 2
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    kept = suppress(boxes, scores, classes, 0.5)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+    left, stays = scores.argsort(descending=True, stable=True), []
+    while len(left):
+        best, left = left[0], left[1:]
+        stays.append(int(best))
+        left = left[(iou(boxes[best][None], boxes[left])[0] <= 0.5) | (classes[left] != classes[best])]
+    assert kept.tolist() == stays
+    assert 1000 < len(stays) < 7000
