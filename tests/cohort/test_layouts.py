@@ -1,12 +1,16 @@
 """The three layouts are recognised, and what their lists and names get wrong is said."""
 
+import itertools
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from scans import label, msd_dataset, nnunet_dataset, plain_dataset, read_json, scan, write_json, write_nifti
 
+from foveate.cohort.check import check
 from foveate.cohort.layouts import find_cohort, keep_labelled, read_ids
 from foveate.errors import InputError
 from foveate.predict.files import find_images
@@ -106,6 +110,18 @@ def test_names_are_compared_in_one_form_of_unicode(tmp_path: Path) -> None:
     assert [(case.id, case.patient) for case in cohort.labelled] == [(one, "Ann")]
     (case,) = [case for case in find_images(root, ("c",)) if case.id == one]
     assert case.images[0].exists()
+
+
+def test_three_grey_files_a_case_are_no_colours(tmp_path: Path) -> None:
+    """A model that was trained on them finds them again when it predicts."""
+    for name, number in itertools.product("ab", range(3)):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        pixels = np.random.default_rng(ord(name) + number).integers(0, 255, (16, 16), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{name}_{number:04d}.png")
+    (tmp_path / "labels.csv").write_text("case,value\na,1\nb,2\n")
+    cohort = check(tmp_path).cohort
+    assert cohort.channels == ("channel 0", "channel 1", "channel 2")
+    assert [(case.id, len(case.images)) for case in find_images(tmp_path, cohort.channels)] == [("a", 3), ("b", 3)]
 
 
 @pytest.mark.parametrize(

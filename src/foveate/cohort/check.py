@@ -244,7 +244,9 @@ def _fill_in(cohort: Cohort, facts: Facts, masks: Masks) -> tuple[Cohort, list[P
     problems: list[Problem] = []
     if not cohort.channels and facts:
         count = Counter(fact.channels for fact in facts.values()).most_common(1)[0][0]
-        names = {(2, 1): ("grey",), (2, 3): COLOURS, (3, 1): ("image",)}
+        names: dict[tuple[int, int], tuple[str, ...]] = {(2, 1): ("grey",), (3, 1): ("image",)}
+        if all(len(case.images) == 1 for case in cohort.cases):  # three grey files a case are three images, no colours
+            names[2, 3] = COLOURS
         fallback = tuple(f"channel {number}" for number in range(count))
         cohort = replace(cohort, channels=names.get((cohort.dims, count), fallback))
     if not cohort.classes and cohort.task == "segmentation" and (cohort.labelled or masks.values):
