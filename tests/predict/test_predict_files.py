@@ -87,8 +87,17 @@ def test_channel_suffixes(tmp_path):
     (tmp_path / "in" / "a_0000.nii.gz").unlink()
     with pytest.raises(InputError, match=r"channels of a: found no c0 \(_0000\); expected all of c0, c1"):
         predict_files(model(channels=2), tmp_path / "in", tmp_path / "new")
-    with pytest.raises(InputError, match="channels of a: found 0001"):
-        predict_files(model(), tmp_path / "in", tmp_path / "new")
+
+
+@pytest.mark.parametrize("numbers", [(1,), (1, 2, 3), (0, 2), (31, 32)])
+def test_digits_at_the_end_of_volumes_count_scans_where_they_count_no_channels(tmp_path, numbers):
+    expected = {f"scan_{n:04d}": scan(tmp_path / "in" / f"scan_{n:04d}.nii.gz", n) for n in numbers}
+    written = predict_files(model(), tmp_path / "in", tmp_path / "out")
+    assert [path.name for path in written] == [f"{name}.nii.gz" for name in expected]
+    for path, labels in zip(written, expected.values(), strict=True):
+        assert_label(path, labels)
+    last = f"scan_{numbers[-1]:04d}.nii.gz"
+    assert predict_files(model(), tmp_path / "in" / last, tmp_path / "one")[0].name == last
 
 
 def test_single_channel_model_takes_nnunet_names(tmp_path):
@@ -182,6 +191,8 @@ def test_digits_at_the_end_count_cases_where_one_file_holds_all_channels(tmp_pat
     for number in range(3):
         Image.new("RGB", (8, 8)).save(tmp_path / f"IMG_{number:04d}.jpg")
     assert [case.id for case in find_images(tmp_path, names)] == ["IMG_0000", "IMG_0001", "IMG_0002"]
-    assert [case.id for case in find_images(tmp_path / "IMG_0001.jpg", names)] == ["IMG_0001"]
+    for number in range(3):
+        alone = find_images(tmp_path / f"IMG_{number:04d}.jpg", names)
+        assert [case.id for case in alone] == [f"IMG_{number:04d}"]
     (case,) = find_images(tmp_path, ("T1", "T2", "FLAIR"))
     assert (case.id, len(case.images)) == ("IMG", 3)

@@ -143,7 +143,8 @@ def find_images(source: Path, names: Sequence[str]) -> list[Case]:
         beside = [f for f in _images(source.parent) if match and _is_channel_of(f, match["case"])]
         if match and channels > 1 and (len(beside) > 1 or int(match["channel"]) < channels):
             return _group(beside, channels)
-        name = match["case"] if match and match["channel"] == "0000" else case_stem(source)
+        # IMG_0000 beside IMG_0001 is the first of several pictures, as it is when all of them are predicted.
+        name = match["case"] if match and _number_channels(beside) else case_stem(source)
         return [Case(name, (source,), None, name)]
     if not source.is_dir():
         raise refuse(source, "input", "nothing", "an image or a folder of images", "Check the path.")
@@ -185,12 +186,10 @@ def _is_channel_of(file: Path, case: str) -> bool:
 def _group(files: Sequence[Path], channels: int) -> list[Case]:
     """Files -> cases, of ``channels`` files each: by the name before ``_0000`` if there are several or all carry it.
 
-    Pictures of one file a case end in other numbers too, IMG_0031, which are no channels.
+    Files that are a case each end in other numbers too, IMG_0031, which are no channels.
     """
     matches = {file: CHANNEL.match(case_stem(file)) for file in files}
-    together = all(matches.values()) or (channels > 1 and any(matches.values()))
-    if channels == 1 and all(image_suffix(file) in PICTURE_SUFFIXES for file in files):
-        together = all(match is not None and match["channel"] == "0000" for match in matches.values())
+    together = any(matches.values()) if channels > 1 else _number_channels(files)
     grouped: dict[str, dict[int, Path]] = {}
     problems = []
     for file in files:
@@ -214,6 +213,18 @@ def _group(files: Sequence[Path], channels: int) -> list[Case]:
     if problems:
         raise InputError(problems)
     return [Case(n, tuple(p[i] for i in sorted(p)), None, n, missing[n]) for n, p in sorted(grouped.items())]
+
+
+def _number_channels(files: Sequence[Path]) -> bool:
+    """Whether the numbers at the end of names say that each file is the first channel of its case; of volumes, whether
+    they run from 0000 in each: a case of two channels is not for a model of one, and must not become two cases."""
+    matches = [match for file in files if (match := CHANNEL.match(case_stem(file)))]
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for match in matches:
+        numbers[match["case"]].add(int(match["channel"]))
+    pictures = all(image_suffix(file) in PICTURE_SUFFIXES for file in files)
+    counted = all(found == set(range(1 if pictures else len(found))) for found in numbers.values())
+    return len(matches) == len(files) and counted
 
 
 def _check_complete(cases: Sequence[Case], predictor: AnyPredictor) -> None:
