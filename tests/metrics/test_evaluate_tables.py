@@ -195,6 +195,20 @@ def test_cases_of_one_label_each_do_not_make_labels_exclude_each_other(tmp_path:
     assert evaluate(tmp_path / "out", tmp_path / "data")["exact_match"].value == 0.5
 
 
+def test_one_label_in_every_row_does_not_make_labels_exclude_each_other(tmp_path: Path) -> None:
+    """A small test set of a model of several labels: neither truths nor answers happen to have two."""
+    for case in "abc":
+        picture(tmp_path / "data" / "images" / f"{case}.png")
+    table(tmp_path / "data" / "labels.csv", ["case", "label"], [["a", "edema"], ["b", "mass"], ["c", "mass"]])
+    rows = [["a", "edema", 0.9, 0.4], ["b", "mass", 0.2, 0.7], ["c", "edema", 0.6, 0.3]]
+    table(tmp_path / "out" / "predictions.csv", ["case", "label", "edema", "mass"], rows)
+    evaluation = evaluate(tmp_path / "out", tmp_path / "data")
+    assert evaluation["exact_match"].value == pytest.approx(2 / 3)
+    assert [problem.severity for problem in evaluation.problems if problem.field == "label"] == ["warn"]
+    edit(tmp_path / "out", "c,edema,0.6,0.3", "c,edema,0.4,0.3")  # the likelier one, as of classes that do exclude
+    assert "sum of a row's probabilities" in refusal(tmp_path / "out", tmp_path / "data")
+
+
 def test_values_without_an_interval(tmp_path: Path) -> None:
     for case in "ab":
         picture(tmp_path / "data" / "images" / f"{case}.png")

@@ -17,6 +17,7 @@ from foveate.text import one_form
 HEADERS = "case,label and a column for each class, or case,value,low,high"
 _VALUES = ("value", "low", "high")
 _SHOWN = 3
+TOLERANCE = 0.01  # of the sum of a row
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,15 @@ class ClassTable:
     def several(self) -> bool:
         """Whether the labels as written are none or several of a case, so that classes do not exclude each other."""
         return any(JOINED in label or not label for label in self.labels)
+
+    @property
+    def apart(self) -> bool:
+        """Whether every probability stands for itself: most rows do not add up to one, and the labels as written are
+        those above one half."""
+        off = np.abs(self.probabilities.sum(axis=1) - 1) > TOLERANCE
+        above = [{name for name, p in zip(self.columns, row, strict=True) if p > 0.5} for row in self.probabilities]
+        told = [{name.strip() for name in label.split(JOINED)} for label in self.labels]
+        return bool(off.mean() > 0.5) and told == above
 
 
 @dataclass(frozen=True)
@@ -89,11 +99,11 @@ def read_table(path: Path) -> ClassTable | ValueTable:
     return ClassTable(path, tuple(ids), tuple(names), numbers, labels)
 
 
-def sums_to_one(table: ClassTable, tolerance: float = 0.01) -> None:
+def sums_to_one(table: ClassTable) -> None:
     """Refuse probabilities of exclusive classes that do not add up to one in every row."""
     total = table.probabilities.sum(axis=1)
     problems: list[Problem] = []
-    odd = [f"{total[i]:.3g} for {table.ids[i]}" for i in np.flatnonzero(np.abs(total - 1) > tolerance)]
+    odd = [f"{total[i]:.3g} for {table.ids[i]}" for i in np.flatnonzero(np.abs(total - 1) > TOLERANCE)]
     _note(problems, table.path, "sum of a row's probabilities", odd, "1, as each case has one class",
           "Write a probability for every class, softmax applied.")  # fmt: skip
     if problems:

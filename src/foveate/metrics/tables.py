@@ -37,8 +37,7 @@ def evaluate_table(path: Path, data: Path, cases: Sequence[str] | None = None) -
         found = score_values(ids, patients, np.array(targets), table.values[order], table.low[order], table.high[order])
     else:
         classes, columns = _columns(table, truths, problems)
-        # A small test set may happen to show one label a case; what was predicted says whether there may be several.
-        exclusive = truths.exclusive and not table.several
+        exclusive = _exclude(table, truths, problems)
         if exclusive:
             sums_to_one(table)
         encoded = np.array([[float(name in target) for name in classes] for target in targets])  # type: ignore[operator]
@@ -116,6 +115,19 @@ def score_values(
         for i in np.lexsort((np.asarray(ids, dtype=str), -np.abs(error))).tolist()
     )
     return TaskEvaluation("regression", scores, (), rows, ids=tuple(ids), resampled=resampled)
+
+
+def _exclude(table: ClassTable, truths: Truths, problems: list[Problem]) -> bool:
+    """Whether classes exclude each other. A small test set may happen to show one label a case; what was predicted says
+    whether there may be several."""
+    if not truths.exclusive or table.several:
+        return False
+    if truths.settled or not table.apart:
+        return True
+    found, expected = "one in every row, whose probabilities do not add up to 1", "several in some row, or sums of 1"
+    fix = "Scored as classes of which a case may have several."
+    problems.append(Problem(str(table.path), "label", found, expected, fix, "warn"))
+    return False
 
 
 def _columns(table: ClassTable, truths: Truths, problems: list[Problem]) -> tuple[tuple[str, ...], list[int]]:

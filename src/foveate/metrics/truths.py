@@ -17,7 +17,8 @@ class Truths:
     """The labelled cases of a dataset folder.
 
     targets: case -> names of its classes, or its value. classes: in order; empty for values. exclusive: whether a case
-    has one class. patients: case -> patient.
+    has one class, and settled: whether that is known, and not only what a few lines of a table happen to show.
+    patients: case -> patient.
     """
 
     root: Path
@@ -26,6 +27,7 @@ class Truths:
     patients: dict[str, str]
     classes: tuple[str, ...] = ()
     exclusive: bool = True
+    settled: bool = True
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -51,7 +53,8 @@ def read_truths(data: Path, task: str) -> Truths:
     patients = {case.id: case.patient for case in cohort.labelled}
     # That cases have no label is no news here; that their patients are not known is.
     said = [problem for problem in cohort.problems if problem.field == "patient"]
-    return Truths(data, task, targets, patients, tuple(cohort.classes), cohort.exclusive, said)
+    settled = cohort.layout != "table" or not cohort.exclusive
+    return Truths(data, task, targets, patients, tuple(cohort.classes), cohort.exclusive, settled, said)
 
 
 def match_cases(
