@@ -95,6 +95,28 @@ def test_declared_classes_are_the_only_ones(tmp_path: Path) -> None:
     assert any("cell" in problem.fix for problem in problems)
 
 
+def test_values_of_declared_classes_do_not_matter(tmp_path: Path) -> None:
+    """0 is a class like others where nothing is a map; only what is called background is none."""
+    root = pictures(tmp_path, 1)
+    annotate(root, "p0", ("cell", 1, 1, 9, 9), ("nucleus", 1, 1, 9, 9))
+    for labels in ({"cell": 0, "nucleus": 1}, {"background": 0, "cell": 1, "nucleus": 2}):
+        (root / "dataset.json").write_text(json.dumps({"labels": labels}))
+        report = check(root)
+        assert report.ok
+        assert dict(report.cohort.classes) == {"cell": 0, "nucleus": 1}
+
+
+def test_a_class_of_difficult_boxes_alone_cannot_be_learned(tmp_path: Path) -> None:
+    root = pictures(tmp_path, 1)
+    annotate(root, "p0", ("cell", 1, 1, 9, 9), ("blur", 20, 20, 30, 30))
+    file = root / "annotations" / "p0.xml"
+    file.write_text(file.read_text().replace("<name>blur</name>", "<name>blur</name><difficult>1</difficult>"))
+    refused = [problem for problem in check(root).problems if problem.severity == "refuse"]
+    assert [(problem.field, problem.found) for problem in refused] == [
+        ("class blur", "no box but difficult ones, in 1 labelled cases")
+    ]
+
+
 def test_coco_is_read_and_its_unknown_images_are_refused(tmp_path: Path) -> None:
     root = pictures(tmp_path, 3)
     data: dict[str, Any] = {

@@ -40,7 +40,7 @@ def find_boxes(root: Path, data: dict[str, Any] | None) -> Cohort:
     path, data = root / "dataset.json", data or {}
     problems: list[Problem] = []
     channels = read_channels(path, data["channel_names"], "channel_names", problems) if "channel_names" in data else ()
-    names = read_classes(path, data["labels"], problems)[0] if "labels" in data else {}
+    names = read_classes(path, data["labels"], problems, zero=True)[0] if "labels" in data else {}
     images = list_images(root / "images", root, problems)
     groups = group_channels(images, problems) if numbered(images, []) else {case_stem(i): {0: i} for i in images}
     problems += one_kind_of_file(root / "images", images)

@@ -158,9 +158,12 @@ def class_value(value: object) -> int | tuple[int, ...] | None:
 
 
 def read_classes(
-    path: Path, value: object, problems: list[Problem]
+    path: Path, value: object, problems: list[Problem], zero: bool = False
 ) -> tuple[dict[str, int | tuple[int, ...]], int | None]:
-    """Foreground classes and the ignore value from nnU-Net's ``labels {name: value or [values]}``."""
+    """Foreground classes and the ignore value from nnU-Net's ``labels {name: value or [values]}``.
+
+    zero: the value 0 is a class like others, unless it is called background; in label maps it is what no class has.
+    """
     classes: dict[str, int | tuple[int, ...]] = {}
     ignore = None
     if not isinstance(value, dict) or not value:
@@ -178,7 +181,7 @@ def read_classes(
                 ignore = number
             else:
                 problems.append(Problem(str(path), "labels.ignore", _short(given), "one value", "Give one number."))
-        elif number not in (0, (0,)):
+        elif number not in (0, (0,)) or (zero and name.strip().casefold() != "background"):
             classes[one_form(name)] = number
     problems += _class_clashes(path, classes, ignore)
     return classes, ignore

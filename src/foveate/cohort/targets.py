@@ -15,9 +15,10 @@ SMALLEST = 8  # pixels along each axis, below which a picture shows nothing
 
 
 def class_counts(cohort: Cohort) -> dict[str, int]:
-    """Labelled cases of each class; empty where labels are maps or numbers."""
+    """Labelled cases of each class, by boxes that teach; empty where labels are maps or numbers."""
     if cohort.task == "detection":
-        counts = Counter(name for case in cohort.labelled for name in {box.name for box in case.target})
+        shown = [{box.name for box in case.target if not box.ignored} for case in cohort.labelled]
+        counts = Counter(name for names in shown for name in names)
     elif cohort.task == "classification":
         counts = Counter(name for case in cohort.labelled for name in case.target)
     else:
@@ -61,8 +62,15 @@ def _box_problems(cohort: Cohort, root: str) -> list[Problem]:
         found, fix = f"no box in {len(cohort.labelled)} labelled cases", "Label a case that shows something."
         return [Problem(root, "boxes", found, "at least one", fix)]
     fix = "Label a case that shows it, or remove the class: what no label shows cannot be learned."
+    difficult = {box.name for case in cohort.labelled for box in case.target}
     return [
-        Problem(root, f"class {name}", f"no box, in {len(cohort.labelled)} labelled cases", "at least one", fix)
+        Problem(
+            root,
+            f"class {name}",
+            f"no box{' but difficult ones' * (name in difficult)}, in {len(cohort.labelled)} labelled cases",
+            "at least one",
+            fix,
+        )
         for name, count in counts.items()
         if count == 0
     ]
