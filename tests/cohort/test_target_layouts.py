@@ -87,6 +87,15 @@ def test_several_labels_of_a_case(tmp_path, rows):
     assert targets(cohort) == {"c0": ("a", "b"), "c1": ("b",), "c2": ("a",), "c3": None}
 
 
+def test_labels_of_a_case_have_no_order(tmp_path):
+    root = table(tmp_path, [["case", "label"], ["c0", "b; a"], ["c0", "a;b;"], ["c1", "b;a"], ["c2", "c"], ["c3", ""]])
+    (root / "images" / "c1.png").write_bytes((root / "images" / "c0.png").read_bytes())
+    report = check(root)
+    assert targets(report.cohort) == {"c0": ("a", "b"), "c2": ("c",), "c3": None}
+    assert "content: the same image as case c0; c1 is left out." in problems(report, "warn")
+    assert not any("two that differ" in text or "another label" in text for text in problems(report))
+
+
 def test_names_of_classes_are_compared_in_one_form_of_unicode(tmp_path):
     """macOS writes an umlaut as letter and mark, others as one sign: folders of the one, tables of the other."""
     apart, one = (unicodedata.normalize(form, "Ödem") for form in ("NFD", "NFC"))

@@ -75,8 +75,10 @@ def find_table(root: Path, data: dict[str, Any] | None) -> Cohort:
 
 
 def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows, in one form of Unicode, white space around cells removed. Raises InputError when it is no such
-    table."""
+    """Columns and rows, in one form of Unicode, white space around cells removed and the labels of a case in order.
+
+    Raises InputError when it is no such table.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
@@ -85,7 +87,10 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
             rows = []
             for row in reader:
                 no_longer_than_header(path, reader.line_num, row)
-                rows.append({name: one_form(row.get(name) or "").strip() for name in columns})
+                cells = {name: one_form(row.get(name) or "").strip() for name in columns}
+                if "label" in cells:
+                    cells["label"] = JOINED.join(sorted({part.strip() for part in cells["label"].split(JOINED)} - {""}))
+                rows.append(cells)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise refuse(path, "file", error, "a UTF-8 CSV file", "Save it as CSV with UTF-8 encoding.") from None
     said = [name for name in columns if name not in OTHER]
@@ -150,8 +155,7 @@ def _finite(text: str) -> float | None:
 
 def _joined(rows: dict[str, dict[str, str]]) -> dict[str, tuple[str, ...] | None]:
     """Classes of each case from the column ``label``."""
-    labels = {case: dict.fromkeys(part.strip() for part in row["label"].split(JOINED)) for case, row in rows.items()}
-    return {case: tuple(part for part in parts if part) or None for case, parts in labels.items()}
+    return {case: tuple(row["label"].split(JOINED)) if row["label"] else None for case, row in rows.items()}
 
 
 def _ticked(
