@@ -172,11 +172,13 @@ def test_every_fault_of_class_folders_in_one_pass(tmp_path):
 
 
 def test_every_fault_of_a_table_in_one_pass(tmp_path):
-    rows = [["case", "value"], ["c0", "nan"], ["c1", "1,5"], ["c2", "inf"], ["gone", "2"], ["c3", "1"], ["c3", "2"]]
-    report = check(table(tmp_path, rows, cases=5))
+    rows = [["case", "value"], ["c0", "nan"], ["c1", "1,5"], ["c2", "inf"], ["gone", "2"], ["c3", "1"], ["c3", "2"],
+            ["c5", "-1e200"]]  # fmt: skip
+    report = check(table(tmp_path, rows, cases=6))
     refused = "\n".join(problems(report))
-    for words in ("value of c0: 'nan'", "value of c1: '1,5'", "value of c2: 'inf'", "'gone', which has no file",
-                  "lines of c3: two that differ", "values: one number, 1, in 1 labelled cases"):  # fmt: skip
+    for words in ("value of c0: 'nan'", "value of c1: '1,5'", "value of c2: 'inf'", "value of c5: '-1e200'",
+                  "'gone', which has no file", "lines of c3: two that differ",
+                  "values: one number, 1, in 1 labelled cases"):  # fmt: skip
         assert words in refused
     assert "no line for 1 cases (c4)" in "\n".join(problems(report, "warn"))
 

@@ -8,7 +8,6 @@ unlabelled. A dataset.json with nnU-Net's keys may name the channels.
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from foveate.text import closest, one_form
 
 TABLE = "labels.csv"
 JOINED = ";"  # between the labels of one case
+LARGEST = 1e18  # of numbers to predict, as of intensities: squares of larger ones leave float32
 OTHER = ("case", "patient")  # columns that are no label
 
 
@@ -106,7 +106,7 @@ def _refuse_numbers(path: Path, columns: Sequence[str], rows: Sequence[dict[str,
     """Refuse a column that is not called ``value`` and holds numbers that are no marks of a class."""
     for column in columns:
         cells = [row[column] for row in rows if row[column]]
-        numbers = [cell for cell in cells if cell not in ("0", "1") and _finite(cell) is not None]
+        numbers = [cell for cell in cells if cell not in ("0", "1") and _value(cell) is not None]
         if 2 * len(numbers) > len(cells):
             expected = "a column called value for numbers to predict, or 0 and 1 in a column for each class"
             fix = "Call the column value, and leave out others but case and patient."
@@ -137,20 +137,21 @@ def _rows_of_cases(
 def _number(path: Path, case: str, text: str, problems: list[Problem]) -> float | None:
     if not text:
         return None
-    value = _finite(text)
+    value = _value(text)
     if value is not None:
         return value
     fix = "Write the number with a decimal point; leave the cell empty if it is not known."
-    problems.append(Problem(str(path), f"value of {case}", repr(text), "a finite number", fix, case=case))
+    expected = f"a number below {LARGEST:g} in size"
+    problems.append(Problem(str(path), f"value of {case}", repr(text), expected, fix, case=case))
     return None
 
 
-def _finite(text: str) -> float | None:
+def _value(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) < LARGEST else None  # which NaN is not either
 
 
 def _joined(rows: dict[str, dict[str, str]]) -> dict[str, tuple[str, ...] | None]:
