@@ -87,6 +87,15 @@ def test_several_labels_of_a_case(tmp_path, rows):
     assert targets(cohort) == {"c0": ("a", "b"), "c1": ("b",), "c2": ("a",), "c3": None}
 
 
+@pytest.mark.parametrize("layout", ["folders", "columns"])
+def test_a_class_name_that_reads_as_two_is_refused(tmp_path, layout):
+    if layout == "folders":
+        folders(tmp_path, **{"a;b": 2, "c": 2})
+    else:
+        table(tmp_path, [["case", "a;b", "c"], ["c0", 1, 0], ["c1", 0, 1], ["c2", 1, 1], ["c3", 0, 0]])
+    assert problems(check(tmp_path)) == ["class names: 'a;b'; Rename it."]
+
+
 def test_labels_of_a_case_have_no_order(tmp_path):
     root = table(tmp_path, [["case", "label"], ["c0", "b; a"], ["c0", "a;b;"], ["c1", "b;a"], ["c2", "c"], ["c3", ""]])
     (root / "images" / "c1.png").write_bytes((root / "images" / "c0.png").read_bytes())

@@ -16,6 +16,7 @@ from foveate.errors import Problem
 from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix
 from foveate.text import one_form
 
+JOINED = ";"  # between the labels of one case
 UNLABELLED = ("unlabelled", "unlabeled")  # in any case of letters
 
 
@@ -63,7 +64,8 @@ def find_classes(root: Path, data: dict[str, Any] | None) -> Cohort:
 
 
 def judge_names(file: Path, names: Iterable[str]) -> list[Problem]:
-    """Names of classes that differ only by case or white space, one class most likely, and those of other columns."""
+    """Names of classes that differ only by case or spaces, one class most likely; those of other columns; and those
+    that would read as several."""
     groups: dict[str, list[str]] = {}
     names = list(names)
     taken = [name for name in names if name in ("case", "label")]
@@ -72,8 +74,10 @@ def judge_names(file: Path, names: Iterable[str]) -> list[Problem]:
     fix = "Write the name in one way everywhere; if they are two classes, name them so that people can tell."
     expected = "names that differ by more than case or space"
     columns = "other names: predictions.csv has columns of these"
+    joined = f"names without {JOINED}, which stands between the labels of a case"
     return [
         *(Problem(str(file), "class names", repr(name), columns, "Rename the class.") for name in taken),
+        *(Problem(str(file), "class names", repr(name), joined, "Rename it.") for name in names if JOINED in name),
         *(
             Problem(str(file), "class names", " and ".join(map(repr, group)), expected, fix)
             for group in groups.values()

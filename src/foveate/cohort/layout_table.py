@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.cohort.cohort import Case, Cohort, TaskName
-from foveate.cohort.layout_classes import judge_names, one_kind_of_file
+from foveate.cohort.layout_classes import JOINED, judge_names, one_kind_of_file
 from foveate.cohort.layout_nnunet import first_images, group_channels
 from foveate.cohort.layout_plain import numbered
 from foveate.cohort.listing import (
@@ -29,7 +29,6 @@ from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix
 from foveate.text import closest, one_form
 
 TABLE = "labels.csv"
-JOINED = ";"  # between the labels of one case
 LARGEST = 1e18  # of numbers to predict, as of intensities: squares of larger ones leave float32
 OTHER = ("case", "patient")  # columns that are no label
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.cohort.layout_table import JOINED
+from foveate.cohort.layout_classes import JOINED
 from foveate.errors import InputError, Problem, refuse
 from foveate.text import one_form
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.cohort.layout_table import JOINED
+from foveate.cohort.layout_classes import JOINED
 from foveate.errors import InputError, Problem, refuse
 from foveate.metrics.bootstrap import estimates
 from foveate.metrics.classification import SHIFTED, classification_scores, confidence, confusion, decide

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from foveate.cohort.cohort import Case
-from foveate.cohort.layout_table import JOINED
+from foveate.cohort.layout_classes import JOINED
 from foveate.errors import InputError, Problem, refuse
 from foveate.files import write_atomic
 from foveate.io import image_suffix
