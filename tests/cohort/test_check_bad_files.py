@@ -278,6 +278,12 @@ def saved_as(mode: str, name: str = "b.png") -> Fault:
     return fault
 
 
+def jpeg_label(root: Path) -> None:
+    with Image.open(root / "labels" / "b.png") as mask:
+        mask.save(root / "labels" / "b.jpg", quality=95)
+    (root / "labels" / "b.png").unlink()
+
+
 def transparent(root: Path) -> None:
     with Image.open(root / "images" / "b.png") as picture:
         converted = picture.convert("RGBA")
@@ -302,6 +308,7 @@ PICTURE_FAULTS: list[tuple[str, Fault, str, str]] = [
     ("1 other shape", lambda root: png(root / "labels" / "b.png", np.ones((12, 9), np.uint8)), "refuse", "12 x 9"),
     ("colour label", lambda root: (root / "labels" / "b.png").write_bytes((root / "images" / "b.png").read_bytes()),
      "refuse", "a colour picture"),
+    ("label as JPEG", jpeg_label, "refuse", "not the class numbers any more"),
     ("17 HTML", lambda root: (root / "images" / "b.png").write_text("<html>"), "refuse", "an HTML page"),
 ]  # fmt: skip
 

@@ -36,6 +36,18 @@ def test_jpeg(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_array_equal(read_image([tmp_path / f"x{suffix}"], 3).array, expected)
 
 
+@pytest.mark.parametrize(("name", "keywords"), [("x.jpg", {"quality": 100}), ("x.tif", {"compression": "jpeg"})])
+def test_a_label_in_a_lossy_file_is_refused(tmp_path: Path, name: str, keywords: dict) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:40, 17:43] = 1
+    Image.fromarray(mask).save(tmp_path / name, **keywords)
+    with pytest.raises(InputError, match=r"label: found .*JPEG.*not the class numbers.* as PNG"):
+        read_label(tmp_path / name)
+    assert read_image([tmp_path / name]).shape == (64, 64)  # as an image it is good
+    Image.fromarray(mask).save(tmp_path / "named_wrong.jpg", "PNG")  # what is inside counts
+    np.testing.assert_array_equal(read_label(tmp_path / "named_wrong.jpg").array[0], mask)
+
+
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "packbits"])
 @pytest.mark.parametrize("pixels", [GREY, RGB, DEEP], ids=["grey", "rgb", "16-bit"])
 def test_compressed_tiff(tmp_path: Path, pixels: np.ndarray, compression: str) -> None:

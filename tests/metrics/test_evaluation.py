@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from foveate.cli import main
@@ -129,6 +130,18 @@ def test_pictures_are_measured_in_pixels(tmp_path: Path) -> None:
     assert scores["unit"] == "px"
     assert scores["hd95_px"] == pytest.approx(2)
     assert "hd95_mm" not in scores
+
+
+@pytest.mark.parametrize("lossy", ["predictions", "labels"])
+def test_a_jpeg_is_no_label_map(tmp_path: Path, lossy: str) -> None:
+    mask = np.zeros((30, 40), dtype=np.uint8)
+    mask[5:15, 5:15] = 1
+    for folder in ("predictions", "labels"):
+        save(tmp_path / folder / "a.png", mask)
+    Image.fromarray(mask).save(tmp_path / lossy / "a.jpg")
+    (tmp_path / lossy / "a.png").unlink()
+    with pytest.raises(InputError, match=rf"{lossy}/a.jpg: label: found a JPEG picture"):
+        evaluate(tmp_path / "predictions", tmp_path / "labels")
 
 
 def test_every_file_that_cannot_be_scored_is_named_in_one_pass(folders: tuple[Path, Path], tmp_path: Path) -> None:

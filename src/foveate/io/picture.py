@@ -6,6 +6,7 @@ What is done with the less usual kinds:
 - A palette image becomes RGB; a palette *label* keeps its indices.
 - An alpha channel is dropped, with a warning, when it is opaque everywhere, and refused otherwise.
 - CMYK, several pages and animations are refused.
+- A label in a JPEG, or in a TIFF that JPEG compresses, is refused: its values are near the class numbers only.
 - The EXIF orientation is applied and recorded, so that arrays lie as the picture is shown.
 - More than 178,956,970 pixels (Pillow's own bound) are refused by the header, before anything is decoded.
 """
@@ -27,6 +28,7 @@ from foveate.io.stream import RESTORE, fits_memory, open_stream, what_is
 from foveate.io.volume import Volume
 
 MAX_PIXELS = 178_956_970
+_JPEG_IN_TIFF = (6, 7)  # its compression tag
 _ORIENTATION = 274  # EXIF and TIFF tag
 _TURN: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda a: a[:, ::-1],
@@ -113,6 +115,8 @@ def _read(path: Path, *, label: bool) -> tuple[np.ndarray, _Notes]:
         if kind == "a TIFF picture":
             pixels = _read_tiff(path, label, notes)
         elif kind in ("a PNG picture", "a JPEG picture"):
+            if label and kind == "a JPEG picture":
+                raise _lossy(path, kind)
             pixels, orientation = _read_pillow(path, head, label, notes)
             pixels = _upright(pixels, orientation, notes)
         else:
@@ -184,6 +188,12 @@ def _note_depth(notes: _Notes) -> None:
     notes.note("bit depth", "16 bits per colour", "8 bits", "The picture is read with 8 bits per colour.")
 
 
+def _lossy(path: Path, found: str) -> InputError:
+    found = f"{found}, whose values are not the class numbers any more"
+    fix = "Save the mask as PNG where it was drawn; a JPEG that is converted stays wrong."
+    return refuse(path, "label", found, "a picture that keeps every value, as PNG does", fix)
+
+
 def _colours(path: Path, found: str) -> InputError:
     return refuse(path, "colours", found, "grey or RGB", "Convert the picture to grey or RGB.")
 
@@ -217,6 +227,8 @@ def _read_tiff(path: Path, label: bool, notes: _Notes) -> np.ndarray:
         _check_size(path, page.imagewidth, page.imagelength, page.samplesperpixel * (page.bitspersample // 8 + 5))
         if page.imagedepth > 1:
             raise refuse(path, "depth", str(page.imagedepth), "a flat picture", "Save volumes as NIfTI.")
+        if label and page.compression in _JPEG_IN_TIFF:
+            raise _lossy(path, "a TIFF with JPEG compression")
         photometric = page.photometric.name if page.photometric is not None else "unknown"
         if photometric not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", "YCBCR"):
             raise _colours(path, photometric)
