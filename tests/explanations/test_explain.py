@@ -19,9 +19,10 @@ from foveate.cohort.plan import ChannelPlan
 from foveate.config import NetworkConfig
 from foveate.errors import InputError
 from foveate.explanations.maps import MapName
-from foveate.explanations.pictures import Panel, best_cut, overview
+from foveate.explanations.pictures import Panel, overview
 from foveate.networks import build_network
 from foveate.predict.predictor import Predictor
+from foveate.slices import best_cut
 from foveate.tasks import build_task
 
 # Thick slices, axes permuted and turned by 20 degrees.

@@ -10,10 +10,11 @@ import torch
 from foveate.batches.cache import PreparedCase
 from foveate.explanations.image_maps import ImageExplainer
 from foveate.explanations.maps import Explainer
-from foveate.explanations.pictures import Panel, best_cut, overview
+from foveate.explanations.pictures import Panel, overview
 from foveate.explanations.whole import answer_lines
 from foveate.predict.predictor import Predictor
 from foveate.predict.whole import WholePredictor
+from foveate.slices import best_cut
 
 _COLUMNS = 3  # of panels: the page is about as wide
 

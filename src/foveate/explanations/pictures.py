@@ -14,7 +14,8 @@ from matplotlib.patches import Patch
 
 from foveate.explanations.randomise import Verdict
 from foveate.figures import png_bytes
-from foveate.report.pictures import Cut, colours, cuts, intensity_window, mark_sides, outline
+from foveate.report.pictures import colours, intensity_window, mark_sides, outline
+from foveate.slices import Cut
 
 # In inches: side of a panel's field, a line of its heading, room for the colour bar and between panels.
 _SIDE, _LINE, _BAR, _GAP = 2.3, 0.13, 0.62, 0.14
@@ -41,14 +42,6 @@ class Panel:
     title: str
     verdict: Said | None = None
     signed: bool = False
-
-
-def best_cut(mask: np.ndarray, spacing: Sequence[float], affine: np.ndarray | None) -> Cut:
-    """The slice of the report's three that lies across the thickest voxels, so that its own pixels are finest.
-
-    mask: what was predicted ``[*S]``. Axial where voxels are cubes.
-    """
-    return max(cuts(mask, mask, spacing, affine), key=lambda cut: round(cut.mm, 3))
 
 
 def overview(

@@ -19,13 +19,14 @@ from torch import Tensor
 import foveate
 from foveate.cohort.cohort import Case
 from foveate.explanations.maps import Explainer, MapName
-from foveate.explanations.pictures import Panel, Said, best_cut, overview
+from foveate.explanations.pictures import Panel, Said, overview
 from foveate.explanations.randomise import DRAWS, SURVIVES, Check, check_maps
 from foveate.files import write_atomic
 from foveate.io import write_label, write_map
 from foveate.io.volume import Volume
 from foveate.metrics.task_result import without_nan
 from foveate.predict.predictor import AnyPredictor
+from foveate.slices import best_cut
 
 # Bytes of maps that are held at once; more maps than that are made in several passes over the scan.
 HELD = 1 << 30

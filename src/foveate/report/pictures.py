@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from foveate.figures import INK, PALETTE, png_bytes
+from foveate.slices import SIDES, cuts
 
 _LINES = {"light": ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "dark": ("#56B4E9", "#E69F00", "#2FD6A3", "#E79FC6")}
 _INCHES, _DPI = 3.6, 120
@@ -59,87 +59,6 @@ def case_views(
     return views
 
 
-@dataclass(frozen=True)
-class Cut:
-    """A slice to show. title: for people. aspect: height of its pixels over their width. marks: letters for left,
-    right, top and bottom, None where sides are not known. mm: size of a voxel across the slice."""
-
-    title: str
-    aspect: float
-    marks: tuple[str, str, str, str] | None
-    mm: float
-    axis: int | None
-    index: int
-    field: tuple[slice, ...]
-    affine: np.ndarray | None
-
-    def of(self, array: np.ndarray) -> np.ndarray:
-        """The slice ``[rows, columns]`` of an array ``[*S]`` of the scan."""
-        if self.axis is None:
-            return array
-        array = array if self.affine is None else _to_ras(array, self.affine)
-        return _plane(array[self.field], self.axis, self.index, self.affine is not None)
-
-
-def cuts(
-    shown: np.ndarray, structures: np.ndarray, spacing: Sequence[float], affine: np.ndarray | None = None
-) -> list[Cut]:
-    """Axial, coronal and sagittal slice where the mask ``shown`` is largest, around all ``structures``; a picture as it
-    is. Other arguments: see ``case_views``."""
-    if shown.ndim == 2:
-        return [Cut("", 1.0, None, 1.0, None, 0, (), None)]
-    if affine is not None:
-        shown, structures = (_to_ras(array, affine) for array in (shown, structures))
-        spacing = _ras_spacing(affine)
-    field = _field(structures, spacing)
-    names = ("sagittal", "coronal", "axial") if affine is not None else ("axis 1", "axis 2", "axis 3")
-    sides = (("A", "P", "S", "I"), ("R", "L", "S", "I"), ("R", "L", "A", "P"))
-    found = []
-    for axis in (2, 1, 0):
-        across = tuple(other for other in range(3) if other != axis)
-        index = _best_slice(shown, axis)
-        around = tuple(slice(None) if other == axis else field[other] for other in range(3))
-        aspect = spacing[across[1]] / spacing[across[0]]
-        title = f"{names[axis]}, slice {index + 1} of {shown.shape[axis]}"
-        marks = sides[axis] if affine is not None else None
-        found.append(Cut(title, aspect, marks, float(spacing[axis]), axis, index, around, affine))
-    return found
-
-
-def _to_ras(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    return np.asarray(nib.orientations.apply_orientation(array, nib.orientations.io_orientation(affine)))
-
-
-def _ras_spacing(affine: np.ndarray) -> list[float]:
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    targets = nib.orientations.io_orientation(affine)[:, 0].astype(int)
-    return [float(lengths[int(np.flatnonzero(targets == axis)[0])]) for axis in range(3)]
-
-
-def _field(mask: np.ndarray, spacing: Sequence[float]) -> list[slice]:
-    """The part of each axis to show: the structures with as much again around them, at least 20 mm."""
-    out = []
-    for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        first, last = (int(hit[0]), int(hit[-1]) + 1) if hit.size else (0, mask.shape[axis])
-        margin = max((last - first) // 2, round(20 / spacing[axis]))
-        out.append(slice(max(0, first - margin), min(mask.shape[axis], last + margin)))
-    return out
-
-
-def _best_slice(mask: np.ndarray, axis: int) -> int:
-    areas = mask.sum(axis=tuple(other for other in range(3) if other != axis))
-    largest = np.flatnonzero(areas == areas.max())  # every slice when there is no structure
-    return int(largest[len(largest) // 2])
-
-
-def _plane(array: np.ndarray, axis: int, index: int, radiological: bool) -> np.ndarray:
-    """One slice as a picture ``[rows, columns]``: the first remaining axis runs right, the second up."""
-    plane = np.take(array, index, axis=axis).T  # [second, first]
-    # In RAS the axes grow to the right, front and top. Radiologists see right and front on the left, top above.
-    return plane[::-1, ::-1] if radiological else plane
-
-
 def intensity_window(image: np.ndarray) -> tuple[float, float]:
     """The intensities shown as black and as white."""
     finite = image[np.isfinite(image)]
@@ -173,11 +92,11 @@ def _picture(
 def mark_sides(axes: Any, marks: tuple[str, str, str, str] | None) -> None:
     """Letters at the left, right, top and bottom of a picture."""
     # At the middle of each side, eight points inwards, however flat the picture is.
-    for letter, (x, y) in zip(marks or (), ((0, 0.5), (1, 0.5), (0.5, 1), (0.5, 0)), strict=False):
+    for letter, (x, y) in zip(marks or (), SIDES, strict=False):
         letters = axes.annotate(
             letter,
-            (x, y),
-            (8 * (1 - 2 * x), 8 * (1 - 2 * y)),
+            (x, 1 - y),
+            (8 * (1 - 2 * x), 8 * (2 * y - 1)),
             xycoords="axes fraction",
             textcoords="offset points",
             color="white",
