@@ -204,6 +204,17 @@ def test_one_labelled_case_is_planned_and_trained_and_claims_nothing(tmp_path: P
     assert foveate.load(run).predict(data / "images" / "c2.nii.gz").shape == SHAPE
 
 
+def test_the_last_line_of_a_training_has_the_score_of_its_end(tmp_path: Path, capsys) -> None:
+    data = volumes(tmp_path / "scans")
+    run = put_plan(tmp_path / "run", plan(3, 1, {"class 1": 1, "class 2": 2}))
+    foveate.train(data, run, steps=30, set=["validation=1", "optimiser.learning_rate=0.01"])
+    before, last = [record["dice"] for record in read_log(run) if "dice" in record][-2:]
+    assert f"{before:.3f}" != f"{last:.3f}"
+    line = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")][-1]
+    assert line.startswith("step 30/30")
+    assert f"Dice {last:.3f}" in line
+
+
 @pytest.mark.parametrize("clock", ["wall", "processor"])
 def test_a_bound_in_minutes_is_kept(tmp_path: Path, clock: str) -> None:
     data = volumes(tmp_path / "scans", labelled=2, cases=3)

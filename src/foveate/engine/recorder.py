@@ -57,6 +57,7 @@ class Recorder:
         self.validations = 0
         self.dice: float | None = None
         self.gap: float | None = None  # of the free energy
+        self.loss: float | None = None  # of the last step, once one was made here
         self.scores: dict[str, float] = {}  # of a task that has no Dice
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
@@ -67,16 +68,8 @@ class Recorder:
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
-        self.progress.update(
-            schedule.step,
-            total=schedule.total_steps,
-            loss=sum(losses.values()),
-            lr=self.learning_rate,
-            dice=self.dice,
-            gap=self.gap,
-            scores=self.scores,
-            seconds_left=schedule.seconds_left,
-        )
+        self.loss = sum(losses.values())
+        self._show()
         if self.validate and schedule.progress * VALIDATIONS >= self.validations + 1:
             self._validate(int(schedule.progress * VALIDATIONS))
         if schedule.step % LOG_EVERY == 0:
@@ -84,6 +77,20 @@ class Recorder:
         self._heed()
         if time.monotonic() - self.saved_at >= self.checkpoint_seconds:
             self.save()
+
+    def _show(self) -> None:
+        if self.loss is None:
+            return
+        self.progress.update(
+            self.schedule.step,
+            total=self.schedule.total_steps,
+            loss=self.loss,
+            lr=self.learning_rate,
+            dice=self.dice,
+            gap=self.gap,
+            scores=self.scores,
+            seconds_left=self.schedule.seconds_left,
+        )
 
     def before_step(self) -> None:
         """Pseudo-labels, when they are due. Raises Stopped as a step does; the labels made so far are kept."""
@@ -141,6 +148,7 @@ class Recorder:
             )
         if self.validate and self.validations < VALIDATIONS:
             self._validate(VALIDATIONS)
+        self._show()  # with the score of the end
         self.log()
         self.save()
         self.labelling.remove()
