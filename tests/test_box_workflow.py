@@ -1,5 +1,6 @@
 """From a folder with boxes and masks of other scans to a model; which mask belongs to which image is nowhere in it."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import foveate
 from foveate.cohort.plan import ChannelPlan
 from foveate.errors import InputError
 from foveate.predict.model_file import load_model
+from foveate.report.run import read_log
 from toys import tiny_plan
 
 PLAN = tiny_plan(2, classes={"ball": 1}, channels=(ChannelPlan(name="grey", normalisation="zscore"),), batch=2)
@@ -69,6 +71,18 @@ def test_permuting_masks_changes_nothing_bit_for_bit_and_other_masks_do(tmp_path
     assert not equal(first, train(dataset(tmp_path / "c", masks=(23, 24, 25)), tmp_path / "run_c"))
     answer = foveate.load(tmp_path / "run_a", device="cpu").predict(tmp_path / "a" / "images" / "box0.png")
     assert answer.shape == SHAPE
+
+
+def test_the_loss_that_is_shown_is_the_networks_and_the_critics_stands_beside_it(tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    train(dataset(tmp_path / "a", masks=(20, 21, 22)), run, quiet=False)
+    (record,) = [record for record in read_log(run) if "losses" in record]
+    assert {"box", "sections", "outside", "shape", "critic", "penalty"} == record["losses"].keys()
+    critic = record["losses"].pop("critic") + record["losses"].pop("penalty")
+    assert record["loss"] == pytest.approx(sum(record["losses"].values()))
+    assert record["loss"] != pytest.approx(record["loss"] + critic)
+    line = capsys.readouterr().out.split("step 4/4")[1]
+    assert re.match(r"  loss -?[\d.]+  critic's loss -?[\d.]+  lr", line)
 
 
 def test_permuting_which_label_belongs_to_which_image_changes_nothing_unless_pairs_teach(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ class TrainingProgress:
         *,
         loss: float,
         lr: float,
+        critic: float | None = None,
         dice: float | None = None,
         gap: float | None = None,
         scores: Mapping[str, float] | None = None,
@@ -65,7 +66,8 @@ class TrainingProgress:
     ) -> None:
         """Show the state after ``step``; a validation Dice stays in sight until the next one.
 
-        gap: of the free energy, where a deep belief network is trained. scores: of a task without Dice, by name.
+        loss: of the network. critic: loss of a critic, where one is trained. gap: of the free energy, where a deep
+        belief network is trained. scores: of a task without Dice, by name.
         seconds_left: what the caller knows, as under a bound in minutes; None lets the measured speed tell.
         """
         if self.quiet:
@@ -73,7 +75,7 @@ class TrainingProgress:
         self.total = self.total if total is None else total
         self._dice = self._dice if dice is None else dice
         left = self._measured(step) if seconds_left is None else seconds_left
-        parts = [f"loss {loss:.4f}", f"lr {lr:.2e}"]
+        parts = [f"loss {loss:.4f}", *([f"critic's loss {critic:.4f}"] if critic is not None else []), f"lr {lr:.2e}"]
         parts += [f"Dice {self._dice:.3f}"] if self._dice is not None else []
         self._scores = scores or self._scores
         parts += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in self._scores.items()]

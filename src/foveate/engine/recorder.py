@@ -57,7 +57,7 @@ class Recorder:
         self.validations = 0
         self.dice: float | None = None
         self.gap: float | None = None  # of the free energy
-        self.loss: float | None = None  # of the last step, once one was made here
+        self.losses: dict[str, float] = {}  # of the last step, once one was made here
         self.scores: dict[str, float] = {}  # of a task that has no Dice
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
@@ -68,7 +68,7 @@ class Recorder:
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
-        self.loss = sum(losses.values())
+        self.losses = losses
         self._show()
         if self.validate and schedule.progress * VALIDATIONS >= self.validations + 1:
             self._validate(int(schedule.progress * VALIDATIONS))
@@ -79,18 +79,24 @@ class Recorder:
             self.save()
 
     def _show(self) -> None:
-        if self.loss is None:
+        if not self.losses:
             return
+        critic = [value for name, value in self.losses.items() if name in self.method.critic_losses]
         self.progress.update(
             self.schedule.step,
             total=self.schedule.total_steps,
-            loss=self.loss,
+            loss=self._learnt(self.losses),
+            critic=sum(critic) if critic else None,
             lr=self.learning_rate,
             dice=self.dice,
             gap=self.gap,
             scores=self.scores,
             seconds_left=self.schedule.seconds_left,
         )
+
+    def _learnt(self, losses: dict[str, float]) -> float:
+        """What the network minimises; a critic's losses are another matter."""
+        return sum(value for name, value in losses.items() if name not in self.method.critic_losses)
 
     def before_step(self) -> None:
         """Pseudo-labels, when they are due. Raises Stopped as a step does; the labels made so far are kept."""
@@ -128,7 +134,7 @@ class Recorder:
             "step": self.schedule.step,
             "seconds": round(self.schedule.elapsed, 2),
             "learning_rate": self.learning_rate,
-            "loss": sum(means.values()),
+            "loss": self._learnt(means),
             "losses": means,
         }
         self.folder.log(record)

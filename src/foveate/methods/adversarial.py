@@ -31,6 +31,7 @@ class Adversarial(Method):
     reason: ClassVar[str] = "has a critic that looks at label maps"
 
     strong_views: ClassVar[int] = 1
+    critic_losses: ClassVar[tuple[str, ...]] = ("critic",)
 
     def __init__(
         self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None

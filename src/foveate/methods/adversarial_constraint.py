@@ -50,6 +50,7 @@ class AdversarialConstraint(Method):
     strong_views: ClassVar[int] = 1
     uses_unlabelled: ClassVar[bool] = False
     learns_boxes: ClassVar[bool] = True
+    critic_losses: ClassVar[tuple[str, ...]] = ("critic", "penalty")
 
     def __init__(
         self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None

@@ -36,6 +36,7 @@ class Method(nn.Module):
         engine foresees.
     learns_labels: false of pre-training, which sees every scan as an image and leaves no segmenter behind.
     learns_boxes: true of a method that learns from boxes, and from masks without their images (Batch.boxes, .masks).
+    critic_losses: names of the losses of a critic, which are no part of what is shown as the loss.
     watches_images: true of pre-training whose images held back show what it has learnt by heart.
     unlabelled_weight: weight of the unlabelled loss once ramped up, unless the configuration says otherwise. A squared
         difference of probabilities is small beside cross-entropy and Dice, so methods that learn by it weigh it more.
@@ -56,6 +57,7 @@ class Method(nn.Module):
     memory: ClassVar[float | None] = None
     learns_labels: ClassVar[bool] = True
     learns_boxes: ClassVar[bool] = False
+    critic_losses: ClassVar[tuple[str, ...]] = ()
     watches_images: ClassVar[bool] = False
     unlabelled_shares: ClassVar[Mapping[str, float]] = {}
     confidence: ClassVar[float] = 0.0
