@@ -85,6 +85,15 @@ def test_the_loss_that_is_shown_is_the_networks_and_the_critics_stands_beside_it
     assert re.match(r"  loss -?[\d.]+  critic's loss -?[\d.]+  lr", line)
 
 
+def test_options_that_mean_nothing_to_a_method_are_said(tmp_path: Path, capsys) -> None:
+    given = ["method.start=0.5", "method.confidence=0.9", "method.box_weight=2"]
+    train(dataset(tmp_path / "a", masks=(20, 21, 22)), tmp_path / "run", quiet=False, set=given)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "method.start=0.5 is not used: it means nothing to adversarial_constraint." in said
+    assert "method.confidence=0.9 is not used" in said
+    assert said.count("is not used") == 2
+
+
 def test_permuting_which_label_belongs_to_which_image_changes_nothing_unless_pairs_teach(tmp_path: Path) -> None:
     pairs = dataset(tmp_path / "pairs", labels=(10, 11, 12)), dataset(tmp_path / "permuted", labels=(12, 10, 11))
     a, b = (train(data, tmp_path / f"run_{data.name}") for data in pairs)

@@ -221,7 +221,9 @@ def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder that `foveate predict` wrote.", metavar="PREDICTIONS")],
     labels: Annotated[Path, typer.Argument(help="Dataset folder, or a folder of label maps.", metavar="LABELS")],
     json: Annotated[Path | None, typer.Option(help="Write every number to this file.", metavar="FILE")] = None,
-    tolerance_mm: Annotated[float, typer.Option(help="Of the normalised surface Dice.")] = 1.0,
+    tolerance_mm: Annotated[
+        float | None, typer.Option(help="Of the normalised surface Dice of label maps; 1 by default.")
+    ] = None,
     cases: Annotated[
         Path | None, typer.Option(help="File with one case id a line: only these are scored.", metavar="FILE")
     ] = None,

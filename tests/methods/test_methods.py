@@ -128,6 +128,15 @@ def test_no_gradient_reaches_the_averaged_weights(name):
     assert all(parameter.grad is None for parameter in method.average.parameters())
 
 
+@unlabelled_method
+def test_confidence_changes_what_a_method_learns_where_it_says_so(name):
+    if METHODS[name].labellings:  # the labels are made before the step, by the method's sureness
+        assert "confidence" in METHODS[name].options
+        return
+    low, high = (gradients(m := decided(build(name, confidence=c)), a_batch(m)) for c in (0.0, 0.999))
+    assert torch.equal(low, high) == ("confidence" not in METHODS[name].options)
+
+
 @labelled_method
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize(

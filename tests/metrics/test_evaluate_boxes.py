@@ -110,3 +110,8 @@ def test_boxes_of_another_number_of_axes_are_refused_by_case(folders: tuple[Path
     (out / "predictions.json").write_text(json.dumps(found))
     with pytest.raises(InputError, match=r"bbox of a: found 6 numbers; expected 4"):
         evaluate(out, data)
+
+
+def test_a_tolerance_is_of_surfaces_alone(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match=r"--tolerance-mm: found a value, and predictions\.json; expected label maps"):
+        evaluate(*folders, tolerance_mm=2.0)

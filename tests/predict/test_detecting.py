@@ -196,3 +196,15 @@ def test_channels_in_names_are_no_part_of_a_case(tmp_path: Path) -> None:
     Image.fromarray(np.full((32, 32), 50, np.uint8)).save(tmp_path / "imagesTr" / "c1_0000.png")
     predict_files(predictor(2), tmp_path / "imagesTr", tmp_path / "out")
     assert list(read_coco(tmp_path / "out" / "predictions.json")) == ["c1.png"]
+
+
+def test_options_that_boxes_have_no_use_for_are_refused(tmp_path: Path) -> None:
+    Image.new("L", (40, 40)).save(tmp_path / "a.png")
+    for options, words in (
+        ({"views": 3}, "--views: found 3, and a model for detection"),
+        ({"all_pieces": True}, "--all-pieces: found a model for detection"),
+        ({"mirror": True}, "mirror_axes: found none"),
+    ):
+        with pytest.raises(InputError, match=words):
+            predict_files(predictor(2), tmp_path / "a.png", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

@@ -63,6 +63,17 @@ def settle_method(settings: Config, cohort: Cohort, note: Callable[[str], None])
     return settings.model_copy(update={"method": settings.method.model_copy(update={"name": name})})
 
 
+def say_ignored(settings: Config, note: Callable[[str], None]) -> None:
+    """Note the options of methods that were given and that this one, and pre-training before it, make nothing of."""
+    asked = [method_class(settings), *filter(None, [METHODS.get(PRETRAINING.get(settings.pretrain.name or "", ""))])]
+    known = {"name", *(option for kind in asked for option in kind.options)}
+    default = type(settings.method)()
+    for key in type(settings.method).model_fields:
+        value = getattr(settings.method, key)
+        if key not in known and value != getattr(default, key):
+            note(f"method.{key}={value} is not used: it means nothing to {settings.method.name}.")
+
+
 def pretraining(settings: Config, cache: Path) -> Config:
     """What the pre-training within a run is told, with its share of the bound.
 

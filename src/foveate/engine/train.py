@@ -42,6 +42,7 @@ from foveate.engine.settle import (
     pretraining,
     refuse_method_without_unlabelled,
     refuse_without_boxes,
+    say_ignored,
     settle_method,
     settle_task,
 )
@@ -123,6 +124,7 @@ def train(
         model = read_start(settings.init) if settings.init and not folder.resumed else None
         report = usable(data, labelled, settings, kind)
         settings = settle_method(settings, report.cohort, progress.note)
+        say_ignored(settings, progress.note)
         fabric = launch(settings)
         plan = settle_plan(folder, fabric, report, [*([first] if first else []), settings], model)
         here = Session(fabric, report, plan, stop, progress)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
-from foveate.methods.method import Builder, Method, Turn, divide, finest, weighted
+from foveate.methods.method import TEACHING, Builder, Method, Turn, divide, finest, weighted
 from foveate.networks.critic import Critic
 from foveate.tasks import Segmentation
 
@@ -32,6 +32,7 @@ class Adversarial(Method):
 
     strong_views: ClassVar[int] = 1
     critic_losses: ClassVar[tuple[str, ...]] = ("critic",)
+    options: ClassVar[tuple[str, ...]] = TEACHING
 
     def __init__(
         self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None

@@ -51,6 +51,7 @@ class AdversarialConstraint(Method):
     uses_unlabelled: ClassVar[bool] = False
     learns_boxes: ClassVar[bool] = True
     critic_losses: ClassVar[tuple[str, ...]] = ("critic", "penalty")
+    options: ClassVar[tuple[str, ...]] = ("box_weight", "critic_weight", "paired_masks")
 
     def __init__(
         self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None

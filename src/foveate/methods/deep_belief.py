@@ -37,6 +37,7 @@ class DeepBelief(Method):
     reason: ClassVar[str] = "trains the encoder of a U-Net for segmentation"
 
     learns_labels: ClassVar[bool] = False
+    options: ClassVar[tuple[str, ...]] = ("gibbs_steps", "persistent")
     watches_images: ClassVar[bool] = True
 
     def __init__(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
-from foveate.methods.method import Builder, Method, divide, weighted
+from foveate.methods.method import TEACHING, Builder, Method, divide, weighted
 from foveate.tasks import Segmentation
 
 STEEPNESS = 1500  # k of the smooth Heaviside function, as published
@@ -34,6 +34,7 @@ class DualTask(Method):
     reason: ClassVar[str] = "learns distances to the surface of a structure"
 
     strong_views: ClassVar[int] = 1
+    options: ClassVar[tuple[str, ...]] = TEACHING
 
     def __init__(
         self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None

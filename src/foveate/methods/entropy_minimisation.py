@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from foveate.batches.sampler import Batch
-from foveate.methods.method import OF_CLASSES, Method, divide, weighted
+from foveate.methods.method import OF_CLASSES, TEACHING, Method, divide, weighted
 
 
 class EntropyMinimisation(Method):
     tasks: ClassVar[tuple[str, ...]] = OF_CLASSES
     reason: ClassVar[str] = "lowers the entropy of classes, and a number has none"
+    options: ClassVar[tuple[str, ...]] = TEACHING
 
     def losses(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         outputs = self.network(torch.cat([batch.images, batch.weak]))

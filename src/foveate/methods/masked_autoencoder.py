@@ -38,6 +38,7 @@ class MaskedAutoencoder(Method):
     reason: ClassVar[str] = "restores images, which no detector does"
     tasks: ClassVar[tuple[str, ...]] = ANY_TASK
     learns_labels: ClassVar[bool] = False
+    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, network: nn.Module, task: Task, config: MethodConfig, decay: float, build: Builder | None = None

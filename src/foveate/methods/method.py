@@ -20,6 +20,8 @@ Builder = Callable[..., nn.Module]
 # What a method may say that it serves: where an answer is all that it asks of a task; where it must be a probability.
 ANY_TASK = ("segmentation", "classification", "regression")
 OF_CLASSES = ("segmentation", "classification")
+# Keys of MethodConfig that say when, how many and how much unlabelled scans teach.
+TEACHING = ("unlabelled_weight", "unlabelled_share", "start", "ramp")
 BOXES = "detection"  # where the loss alone compares with a pseudo-label: there is no distance between sets of boxes
 
 
@@ -37,6 +39,7 @@ class Method(nn.Module):
     learns_labels: false of pre-training, which sees every scan as an image and leaves no segmenter behind.
     learns_boxes: true of a method that learns from boxes, and from masks without their images (Batch.boxes, .masks).
     critic_losses: names of the losses of a critic, which are no part of what is shown as the loss.
+    options: keys of MethodConfig that mean something to it, beside its name.
     watches_images: true of pre-training whose images held back show what it has learnt by heart.
     unlabelled_weight: weight of the unlabelled loss once ramped up, unless the configuration says otherwise. A squared
         difference of probabilities is small beside cross-entropy and Dice, so methods that learn by it weigh it more.
@@ -58,6 +61,7 @@ class Method(nn.Module):
     learns_labels: ClassVar[bool] = True
     learns_boxes: ClassVar[bool] = False
     critic_losses: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = (*TEACHING, "confidence")
     watches_images: ClassVar[bool] = False
     unlabelled_shares: ClassVar[Mapping[str, float]] = {}
     confidence: ClassVar[float] = 0.0

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
 from foveate.layers import resize_linear, resize_nearest
-from foveate.methods.method import Builder, Method, divide, weighted
+from foveate.methods.method import TEACHING, Builder, Method, divide, weighted
 from foveate.tasks import Segmentation
 
 TEMPERATURE = 0.1  # of the sharpening, as published
@@ -28,6 +28,7 @@ class MutualConsistency(Method):
     trained with the encoder, by one optimiser."""
 
     strong_views: ClassVar[int] = 1
+    options: ClassVar[tuple[str, ...]] = TEACHING
 
     def __init__(
         self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None

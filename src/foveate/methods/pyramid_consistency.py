@@ -19,7 +19,7 @@ from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
 from foveate.errors import refuse
 from foveate.layers import interpolate
-from foveate.methods.method import Builder, Method, divide, weighted
+from foveate.methods.method import TEACHING, Builder, Method, divide, weighted
 from foveate.tasks import Segmentation
 
 
@@ -27,6 +27,7 @@ class PyramidConsistency(Method):
     """Raises InputError for a network that answers at one resolution."""
 
     strong_views: ClassVar[int] = 1
+    options: ClassVar[tuple[str, ...]] = TEACHING
 
     def __init__(
         self, network: nn.Module, task: Segmentation, config: MethodConfig, decay: float, build: Builder | None = None

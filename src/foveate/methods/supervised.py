@@ -11,4 +11,5 @@ class Supervised(Method):
     """Minimises the task's loss on labelled images; the model is the EMA of the weights, as in every method."""
 
     uses_unlabelled: ClassVar[bool] = False
+    options: ClassVar[tuple[str, ...]] = ()
     tasks: ClassVar[tuple[str, ...]] = (*ANY_TASK, BOXES)

@@ -33,7 +33,7 @@ def evaluate(
     *,
     json: Path | str | None = None,
     classes: Classes | None = None,
-    tolerance_mm: float = 1.0,
+    tolerance_mm: float | None = None,
     cases: Sequence[str] | None = None,
     workers: int | None = None,
 ) -> Evaluation | TaskEvaluation:
@@ -41,7 +41,7 @@ def evaluate(
 
     predictions: folder with predictions.csv (classes, values), predictions.json (boxes) or label maps, or the file
     itself. labels: the dataset folder; for label maps also their folder or a file. json: where to write the result.
-    cases: only these ids. classes, tolerance_mm, workers: of label maps, see ``evaluate_labels``.
+    cases: only these ids. classes, tolerance_mm (1 by default), workers: of label maps alone, see ``evaluate_labels``.
 
     A case of a table goes with the dataset's case of the same id, or of the same last part where ids differ only by
     folders. Raises InputError naming everything that cannot be scored.
@@ -52,9 +52,13 @@ def evaluate(
     if not source.exists():
         raise refuse(source, "predictions", "nothing", "what foveate predict wrote", "Check the path.")
     if output is None or score is None:
+        tolerance = 1.0 if tolerance_mm is None else tolerance_mm
         return evaluate_labels(
-            predictions, labels, json=json, classes=classes, tolerance_mm=tolerance_mm, cases=cases, workers=workers
+            predictions, labels, json=json, classes=classes, tolerance_mm=tolerance, cases=cases, workers=workers
         )
+    if tolerance_mm is not None or classes is not None:
+        field = "--tolerance-mm" if classes is None else "classes"
+        raise refuse("evaluate", field, f"a value, and {output.name}", "label maps", "Leave it out.")
     target = writable(json)
     if not Path(labels).is_dir():
         found = "a file" if Path(labels).exists() else "nothing"

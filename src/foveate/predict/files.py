@@ -50,7 +50,8 @@ def predict_files(
     a folder, or for one image the file to write. Results are uint8 on the input's own grid, ``CASE.nii.gz`` or
     ``CASE.png``. overwrite: replace files that are there, each by a complete new one; else they are refused, as they
     may be masks that somebody has drawn.
-    mirror, views, all_pieces: see ``Predictor.predict``. progress: called with (cases done, cases in all). note: told
+    mirror, views, all_pieces: see ``Predictor.predict``; boxes are averaged over no views, and label maps alone have
+    pieces. progress: called with (cases done, cases in all). note: told
     what was left out of predictions.
 
     Raises InputError before any work when nothing can be predicted or an output would replace an input; and at
@@ -58,12 +59,13 @@ def predict_files(
     """
     source, target = Path(input), Path(out)
     predictor = load(run, device=device) if isinstance(run, str | Path) else run
+    _check_options(predictor, mirror, views, all_pieces)
     if isinstance(predictor, WholePredictor):
         cases = find_whole(source, channel_names(predictor))
         if not predictor.takes_missing:
             _check_complete(cases, predictor)
         _make_room([table_path(target)], overwrite)
-        return [predict_table(predictor, cases, target, mirror=mirror, views=views, progress=progress)]
+        return [predict_table(predictor, cases, target, views=views, progress=progress)]
     if isinstance(predictor, BoxPredictor):
         cases = find_whole(source, channel_names(predictor))
         pictures = [picture_path(target, case) for case in cases]
@@ -126,6 +128,19 @@ def _predict_maps(
     if problems:
         raise InputError(problems)
     return written
+
+
+def _check_options(predictor: AnyPredictor, mirror: bool, views: int, all_pieces: bool) -> None:
+    """Refuse, before any work, what would change nothing for this model."""
+    task = predictor.plan.task
+    if mirror and not predictor.plan.mirror_axes:
+        expected = "axes that the model was trained to mirror"
+        raise refuse("plan.json", "mirror_axes", "none", expected, "Predict without --mirror.")
+    if views and isinstance(predictor, BoxPredictor):
+        expected = "a model whose answers can be averaged"
+        raise refuse("predict", "--views", f"{views}, and a model for {task}", expected, "Leave it out.")
+    if all_pieces and not isinstance(predictor, Predictor):
+        raise refuse("predict", "--all-pieces", f"a model for {task}", "a model that segments", "Leave it out.")
 
 
 def channel_names(predictor: AnyPredictor) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from foveate.cohort.cohort import Case
 from foveate.cohort.layout_classes import JOINED
-from foveate.errors import InputError, Problem, refuse
+from foveate.errors import InputError, Problem
 from foveate.files import write_atomic
 from foveate.io import image_suffix
 from foveate.predict.views import draw_views
@@ -30,21 +30,17 @@ def predict_table(
     cases: Sequence[Case],
     out: Path,
     *,
-    mirror: bool = False,
     views: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write ``out/predictions.csv``, or ``out`` itself where that ends in .csv, into a folder that is there; its path.
 
-    Columns: case, label, and the probability of each class; of regression case, value, low, high. mirror: also where
-    the plan mirrors nothing by itself; mirrorings of the plan are always averaged over. Raises InputError at the end,
+    Columns: case, label, and the probability of each class; of regression case, value, low, high. Answers are
+    averaged over the plan's mirrorings. Raises InputError at the end,
     when the other cases are written, with each case that could not be read; nothing is written where all are such.
     """
     path = table_path(out)
     plan = predictor.plan
-    if mirror and not plan.mirror_axes:
-        expected = "axes that the model was trained to mirror"
-        raise refuse("plan.json", "mirror_axes", "none", expected, "Predict without mirroring.")
     drawn = draw_views(views, plan.spacing, plan.mirror_axes, seed=0)
     rows: list[list[str]] = []
     problems: list[Problem] = []
