@@ -19,7 +19,7 @@ from foveate.cohort.plan import ChannelPlan
 from foveate.config import NetworkConfig
 from foveate.errors import InputError
 from foveate.explanations.maps import MapName
-from foveate.explanations.pictures import Panel, overview
+from foveate.explanations.pictures import Panel, overview, shades
 from foveate.networks import build_network
 from foveate.predict.predictor import Predictor
 from foveate.slices import best_cut
@@ -228,3 +228,20 @@ def test_each_map_is_checked_on_a_scan_that_has_what_it_is_of(tmp_path: Path) ->
     assert attention["T2"]["not_checked"] == "no scan has T2"
     other = [entry["check"] for entry in listed["maps"] if entry["kind"] == "grad_cam"]
     assert {check["case"] for check in other if check["verdict"] != "empty"} == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("value", "signed", "limits", "said"),
+    [
+        (0.0, False, (0, 1), "all 0"),
+        (0.5, False, (0, 0.5), "all 0.5"),
+        (-2.0, False, (-2, 0), "all -2"),
+        (0.0, True, (-1, 1), "all 0"),
+        (0.25, True, (-0.25, 0.25), "all 0.25"),
+    ],
+)
+def test_a_map_of_one_value_has_that_value_alone_beside_its_bar(value, signed, limits, said):
+    *found, written = shades(np.full((4, 4), value), signed)
+    assert tuple(found) == limits
+    assert written == {value: said}
+    assert shades(np.array([[value, value + 1]]), False)[2] == {value: f"{value:.2g}", value + 1: f"{value + 1:.2g}"}

@@ -176,6 +176,21 @@ def test_without_masks_the_threshold_is_otsus_and_the_class_the_likeliest(tmp_pa
     assert "Otsu" in listed["threshold"]["chosen_by"]
 
 
+def test_nothing_is_located_by_evidence_that_fails_its_check(tmp_path: Path) -> None:
+    """Evidence that no weight has a part in: brightness."""
+    pictures(tmp_path / "scans", ("a", "b"))
+    model = whole(2, (24, 32))
+    model.network.evidence = lambda x: torch.cat([x, -x, 0 * x], 1)  # type: ignore[assignment]
+    found = foveate.explain(model, tmp_path / "scans", tmp_path / "out", of="lesion")
+    assert any("Nothing is located for lesion" in note for note in found.notes)
+    listed = json.loads((tmp_path / "out" / "explain.json").read_text())
+    verdicts = {entry["map"]: entry["check"]["verdict"] for entry in listed["maps"]}
+    assert verdicts["evidence_head_0_lesion"] == "fails"
+    assert not any("located" in case for case in listed["cases"])
+    assert len(found.pictures) == 2
+    assert not [*(tmp_path / "out").rglob("located*")]
+
+
 def test_a_network_without_evidence_locates_nothing_and_says_so(tmp_path: Path) -> None:
     pictures(tmp_path / "scans", ("a",))
     model = whole(2, (24, 32), name="classifier")
@@ -215,6 +230,8 @@ def test_the_commands_from_class_folders_to_a_map(tmp_path: Path, capsys: pytest
             main(command)
         assert exit_.value.code in (0, None)
     assert "overview.png" in capsys.readouterr().out
-    (case,) = json.loads((out / "explain.json").read_text())["cases"]
-    assert case["located"]["of"] == "lesion"
+    listed = json.loads((out / "explain.json").read_text())
+    (case,) = listed["cases"]
+    verdicts = {entry["map"]: entry["check"]["verdict"] for entry in listed["maps"]}
+    assert case.get("located", {}).get("of") == (None if verdicts["evidence_head_0_lesion"] == "fails" else "lesion")
     assert all((out / entry["file"]).is_file() for entry in case["maps"])

@@ -113,24 +113,31 @@ def apart(low: float, high: float) -> list[str]:
     return next((pair for pair in texts if pair[0] != pair[1]), [f"{low:.8g}", f"{high:.8g}"])
 
 
+def shades(values: np.ndarray, signed: bool) -> tuple[float, float, dict[float, str]]:
+    """What a map's darkest and brightest colour stand for, and what is written beside its colour bar, where.
+
+    A map of one value has that value alone beside its bar: dark where it is nothing, bright where it is something.
+    """
+    least, most = (float(v) for v in (values.min(), values.max()))
+    reach = max(abs(least), abs(most)) or 1.0
+    low, high = (-reach, reach) if signed else (least, most)
+    if least < most:
+        return low, high, dict(zip((low, high), apart(low, high), strict=True))
+    if not signed:
+        low, high = min(least, 0.0), max(least, 0.0 if least else 1.0)
+    return low, high, {least: f"all {least:.2g}"}
+
+
 def _draw_map(figure: Figure, axes: Any, panel: Panel, aspect: float, bar: tuple[float, float, float, float]) -> None:
-    values = panel.values
-    low, high = (float(v) for v in (values.min(), values.max()))
-    if panel.signed:
-        high = max(abs(low), abs(high)) or 1.0
-        low = -high
-    if high <= low:  # the same everywhere: dark where it is nothing, bright where it is something
-        low, high = min(low, 0.0), max(high, 0.0)
-        high = high if high > low else 1.0
+    low, high, said = shades(panel.values, panel.signed)
     colours_ = "RdBu_r" if panel.signed else "magma"
     shown = {"cmap": colours_, "vmin": low, "vmax": high, "alpha": _VEIL}
-    drawn = axes.imshow(values, aspect=aspect, interpolation="nearest", **shown)
-    scale = figure.colorbar(drawn, cax=figure.add_axes(bar), ticks=[low, high])
-    scale.ax.set_yticklabels(apart(low, high), fontsize=7)
+    drawn = axes.imshow(panel.values, aspect=aspect, interpolation="nearest", **shown)
+    scale = figure.colorbar(drawn, cax=figure.add_axes(bar), ticks=list(said))
+    scale.ax.set_yticklabels(list(said.values()), fontsize=7)
     scale.ax.tick_params(length=2, pad=2)
-    lowest, highest = scale.ax.get_yticklabels()
-    lowest.set_verticalalignment("bottom")
-    highest.set_verticalalignment("top")
+    for value, label in zip(said, scale.ax.get_yticklabels(), strict=True):
+        label.set_verticalalignment("bottom" if value == low else "top" if value == high else "center")
 
 
 def _legend(figure: Figure, classes: dict[str, str]) -> None:

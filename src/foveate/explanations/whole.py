@@ -79,6 +79,7 @@ class WholeWork(Work):
             if masks is not None:
                 raise refuse("explain", "masks", masks, "a network whose evidence can be located", NO_EVIDENCE)
         self.of = of
+        self.unfounded: set[str] = set()  # classes of which nothing was located, because their evidence fails its check
         self.threshold = self._threshold(cases, masks) if masks is not None else Threshold()
 
     def patch(self, volume: Volume, answer: np.ndarray) -> Tensor:
@@ -99,6 +100,12 @@ class WholeWork(Work):
         lines = answer_lines(task, answer)
         if not self.evident:
             return Shown(np.zeros(volume.shape, np.uint8), {}, lines, {"answer": said})
+        if any(
+            (name.kind, name.of) == ("evidence", of) and self.checks[name].verdict == "fails" for name in self.checks
+        ):
+            self.unfounded.add(of)
+            said_lines = [*lines, "nothing located: its evidence", "FAILS the randomisation check"]
+            return Shown(np.zeros(volume.shape, np.uint8), {}, said_lines, {"answer": said})
         values = evidence(self.predictor, volume, of)
         mask = self.threshold.mask(values)
         file = f"{case.id}/located{'.nii.gz' if volume.dims == 3 else '.png'}"
@@ -106,6 +113,13 @@ class WholeWork(Work):
         located = {"of": of, "mask": file, "threshold": self.threshold.of(values), "boxes": boxes(mask, values)}
         members: dict[str, tuple[int, ...]] = {f"most evidence for {of}": (1,)}
         return Shown(mask.astype(np.uint8), members, lines, {"answer": said, "located": located})
+
+    @property
+    def notes(self) -> list[str]:
+        if not self.unfounded:
+            return super().notes
+        of = ", ".join(sorted(self.unfounded))
+        return [*super().notes, f"Nothing is located for {of}: evidence that fails the check points at nothing."]
 
     def summary(self) -> dict[str, Any]:
         return {**super().summary(), **({"threshold": self.threshold.summary()} if self.evident else {})}
