@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 from rich.console import Console
-from scans import label, plain_dataset, write_nifti
+from scans import label, nnunet_dataset, plain_dataset, write_nifti
 
 from foveate.cohort.check import check
 from foveate.cohort.show import render
@@ -44,3 +44,19 @@ def test_nothing_readable(tmp_path: Path) -> None:
     for path in (root / "images").iterdir():
         path.write_bytes(b"")
     assert "Cannot be trained on" in printed(root)
+
+
+def test_what_train_has_to_be_told_stands_in_the_verdict(tmp_path: Path) -> None:
+    lacking = nnunet_dataset(tmp_path / "lacking", cases=4)
+    (lacking / "imagesTr" / "case1_0001.nii.gz").unlink()
+    assert "Can be trained on, with --network fusion_unet." in printed(lacking)
+    boxed = plain_dataset(tmp_path / "boxed")
+    for file in (boxed / "labels").iterdir():
+        file.unlink()
+    (boxed / "dataset.json").write_text('{"labels": {"background": 0, "organ": 1}}')
+    header = "case,class,low_0,low_1,low_2,high_0,high_1,high_2"
+    (boxed / "boxes.csv").write_text(f"{header}\na,organ,2,2,2,5,4,4\nb,organ,2,2,2,5,4,4\n")
+    wanted = "Can be trained on, with --method adversarial_constraint"
+    assert f"{wanted} --set method.critic_weight=0." in printed(boxed, 120)
+    write_nifti(boxed / "masks" / "x.nii.gz", (label() > 0).astype("uint8"))
+    assert f"{wanted}." in printed(boxed, 120)

@@ -47,6 +47,18 @@ class CheckReport:
         """Whether the cohort can be trained on."""
         return all(problem.severity != "refuse" for problem in self.problems)
 
+    @property
+    def wanted(self) -> list[str]:
+        """Options without which ``foveate train`` refuses the cohort."""
+        cohort, found = self.cohort, []
+        if any(case.missing for case in cohort.cases):
+            found.append("--network fusion_unet")
+        if cohort.task == "segmentation" and not cohort.labelled and any(case.boxes for case in cohort.cases):
+            found.append("--method adversarial_constraint")
+            if not cohort.masks:
+                found.append("--set method.critic_weight=0")
+        return found
+
     def raise_if_refused(self) -> None:
         """Raise InputError with every refused problem, if there is one."""
         refused = [problem for problem in self.problems if problem.severity == "refuse"]

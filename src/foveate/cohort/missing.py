@@ -19,11 +19,14 @@ def missing_modalities(cohort: Cohort, allowed: bool) -> list[Problem]:
         if not cases:
             continue
         everywhere = len(cases) == len(cohort.cases)
-        severity: Severity = "warn" if allowed and not everywhere else "refuse"
+        taken = cohort.task == "segmentation"  # by some network
+        severity: Severity = "warn" if allowed and taken and not everywhere else "refuse"
         some = ", ".join(cases[:NAMED]) + (", ..." if len(cases) > NAMED else "")
         found = f"missing in {len(cases)} case{'s' * (len(cases) > 1)} of {len(cohort.cases)} ({some})"
         add = "its series" if cohort.layout == "DICOM" else f"the files _{number:04d}"
         fix = f"Train with --network fusion_unet, which takes what is there, or add {add}."
+        if not taken:
+            fix = f"Add {add}, or leave the cases out: no network for {cohort.task} takes an image without it."
         if everywhere:
             fix = "Remove it from channel_names in dataset.json and number the others anew, or add its files."
         expected = "a file in every case, for a network that needs all modalities"

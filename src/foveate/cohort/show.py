@@ -146,4 +146,5 @@ def _verdict(report: CheckReport) -> Text:
     if not report.ok:
         count = sum(problem.severity == "refuse" for problem in report.problems)
         return Text(f"✗ Cannot be trained on: {count} problem{'s' * (count > 1)} to correct.", style="bold red")
-    return Text("✓ Can be trained on.", style="bold green")
+    how = f", with {' '.join(report.wanted)}" if report.wanted else ""
+    return Text(f"✓ Can be trained on{how}.", style="bold green")
