@@ -17,6 +17,13 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+def test_two_bounds_are_told_apart_from_one() -> None:
+    with pytest.raises(InputError) as caught:
+        load_config(minutes=1, steps=2)
+    said = "command line: minutes and steps: found both; expected one bound of training. Remove one of them."
+    assert str(caught.value) == said
+
+
 def test_every_default_survives_the_file(tmp_path: Path) -> None:
     config = load_config(
         None, ["network.attention.skip=gate", "augment.mirror=[0, 2]"], minutes=1.5, method="supervised"
@@ -137,7 +144,7 @@ def test_a_bound_from_the_command_line_replaces_the_other_from_the_file(tmp_path
     path = write(tmp_path, "steps: 100\n")
     config = load_config(path, minutes=2)
     assert (config.minutes, config.steps) == (2, None)
-    with pytest.raises(InputError, match="give one of them"):
+    with pytest.raises(InputError, match="one bound of training"):
         load_config(path, ["minutes=2"])
 
 

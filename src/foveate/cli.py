@@ -205,7 +205,10 @@ def explain(
     ] = None,
     device: Device = None,
 ) -> None:
-    """Evidence, attention maps and Grad-CAM on each image's own grid, each tested with random weights."""
+    """Evidence, attention maps and Grad-CAM on each image's own grid, each tested with random weights.
+
+    Of models that segment or answer for whole images; detectors are not explained.
+    """
     from foveate.explanations.explain import explain as explain_scans
 
     with _bar("scans explained") as progress:
@@ -249,7 +252,10 @@ def evaluate(
 def labels_needed(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Run folders with an evaluation.json, or tables that a bench wrote.", metavar="RUN..."),
+        typer.Argument(
+            help="Run folders of one method, each with RUN/evaluation.json (evaluate --json), or tables of a bench.",
+            metavar="RUN...",
+        ),
     ],
     dice: Annotated[float, typer.Option(help="Wanted mean Dice.")] = 0.9,
 ) -> None:

@@ -176,7 +176,7 @@ class Config(Strict):
     @model_validator(mode="after")
     def one_bound(self) -> Config:
         if self.minutes is not None and self.steps is not None:
-            raise ValueError("minutes and steps both bound training: give one of them")
+            raise ValueError("one bound of training")
         return self
 
 
@@ -293,8 +293,8 @@ def _problem(source: str, item: Any) -> Problem:
     if item["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         return Problem(source, name, "an unknown key", "one of " + ", ".join(known), _nearest(location, known))
-    if not location:  # a rule about the whole: its input is everything, which says nothing
-        return replace(invalid(source, item, "Remove one of them."), field="configuration", found="both")
+    if not location:  # the rule about bounds: its input is everything, which says nothing
+        return replace(invalid(source, item, "Remove one of them."), field="minutes and steps", found="both")
     return invalid(source, item, "Correct the value.")
 
 

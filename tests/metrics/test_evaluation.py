@@ -112,6 +112,14 @@ def test_the_json_file_is_whole_valid_json_with_flat_keys(folders: tuple[Path, P
     assert list(target.parent.iterdir()) == [target]  # no temporary file is left
 
 
+def test_every_key_of_the_json_file_is_documented(folders: tuple[Path, Path]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    scores = evaluate(*folders).to_json()
+    rows = {key for row in scores["cases"] for key in row}
+    keys = {key.split("/")[0].removesuffix("_interval") for key in (*scores, *rows)}
+    assert [key for key in sorted(keys) if f"`{key}`" not in text and f"`{key}/<class>`" not in text] == []
+
+
 def test_ignored_voxels_do_not_count(tmp_path: Path) -> None:
     label = block()
     label[12:] = 255

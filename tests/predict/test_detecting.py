@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import foveate
 from foveate.batches.grid import Grid
 from foveate.cohort.boxes import read_coco
 from foveate.errors import InputError
@@ -196,6 +197,13 @@ def test_channels_in_names_are_no_part_of_a_case(tmp_path: Path) -> None:
     Image.fromarray(np.full((32, 32), 50, np.uint8)).save(tmp_path / "imagesTr" / "c1_0000.png")
     predict_files(predictor(2), tmp_path / "imagesTr", tmp_path / "out")
     assert list(read_coco(tmp_path / "out" / "predictions.json")) == ["c1.png"]
+
+
+def test_a_detector_is_not_explained_and_what_to_do_instead_is_said(tmp_path: Path) -> None:
+    Image.new("L", (40, 40)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"no map of a detector is made.*foveate predict draws in OUT/pictures"):
+        foveate.explain(predictor(2), tmp_path / "a.png", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_options_that_boxes_have_no_use_for_are_refused(tmp_path: Path) -> None:

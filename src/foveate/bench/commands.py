@@ -24,7 +24,13 @@ Clock = Annotated[
 Classes = Annotated[str | None, typer.Option(help="Names, where no dataset.json gives them.", metavar="NAME=VALUE,...")]
 Results = Annotated[Path, typer.Option(help="Folder for numbers and plots.", metavar="FOLDER")]
 Work = Annotated[Path, typer.Option(help="Folder for what the runs leave.", metavar="FOLDER")]
-Docs = Annotated[Path | None, typer.Option(help="Page to write the table into.", metavar="FILE")]
+Docs = Annotated[
+    Path | None,
+    typer.Option(
+        help="Page to write the table into, between its lines <!-- begin SECTION --> and <!-- end SECTION -->.",
+        metavar="FILE",
+    ),
+]
 Section = Annotated[str | None, typer.Option(help="Of that page; by default, named after the dataset.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="List the runs that are still to do.")]
 OnlyTable = Annotated[bool, typer.Option("--only-table", help="Table and plot of the rows that are there.")]

@@ -24,7 +24,13 @@ def check_section(name: str, path: Path) -> None:
         raise refuse(path, "file", error.strerror, "a page of documentation", "Check the path.") from None
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
         found = f"{page.count(begin)} and {page.count(end)} of them"
-        raise refuse(path, "markers", found, f"{begin} and {end}, once each, in that order", "Write them there.")
+        raise refuse(
+            path,
+            "markers",
+            found,
+            f"{begin} and {end}, once each, in that order",
+            "Write these two lines where it is to stand.",
+        )
 
 
 def write_section(name: str, text: str, path: Path) -> None:

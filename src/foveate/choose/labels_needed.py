@@ -82,7 +82,8 @@ def describe(points: list[Point], dice: float) -> str:
     counts = sorted({point.labels for point in points})
     runs = f"{len(points)} run{'s' * (len(points) > 1)} with {', '.join(map(str, counts))} labels"
     if len(counts) < FEWEST:
-        return f"{runs}: too few to tell. A curve needs runs with at least {FEWEST} different numbers of labels."
+        wanted = f"at least {FEWEST} different numbers of labels"
+        return f"{runs}: too few to tell. A curve needs runs of one method, trained and tested alike, with {wanted}."
     needed = labels_to_reach(points, dice)
     curve, most = needed.curve, counts[-1]
     text = f"{runs}; fitted: {curve.a:.3f} - {curve.b:.3g} n^-{curve.c:.2f}. "

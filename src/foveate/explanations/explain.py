@@ -52,8 +52,8 @@ def explain(
     first scan where the map is not the same everywhere in it; it is a property of the model more than of a scan, and
     costs as much as a few dozen patches for all maps that are checked on the same scan.
 
-    Raises InputError before any work when there is nothing to explain, a layer does not exist or ``out`` holds
-    something; and at the end, when the other scans are done, with each scan that could not be read.
+    Raises InputError before any work when there is nothing to explain, the model is a detector, a layer does not exist
+    or ``out`` holds something; and at the end, when the other scans are done, with each scan that could not be read.
     """
     folder = Path(out)
     predictor = load(run, device=device) if isinstance(run, str | Path) else run
@@ -68,8 +68,9 @@ def explain(
         cases = find_whole(Path(input), channel_names(predictor))
         work = WholeWork(predictor, folder, layers, of, cases, Path(masks) if masks is not None else None)
     else:
-        expected = "a model that segments or answers for whole images"
-        raise refuse("explain", "task", predictor.plan.task, expected, "Boxes say where they are: foveate predict.")
+        expected = "a model that segments or answers for whole images: no map of a detector is made"
+        fix = "Look at the boxes, which foveate predict draws in OUT/pictures, and score them by foveate evaluate."
+        raise refuse("explain", "task", predictor.plan.task, expected, fix)
     _check_output(folder, cases)
     problems: list[Problem] = []
     for number, case in enumerate(cases, 1):

@@ -23,7 +23,7 @@ from foveate.files import write_atomic
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 FORMAT = 1
-RESTORE = "Copy the model folder again, or write it anew with foveate train RUN --resume."
+RESTORE = "Copy the model folder again, or write it anew with foveate train DATA RUN --resume."
 # Formats that are, or may hold, a pickle: opening one can run any program.
 PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".npz", ".tar", ".th"}
 
@@ -101,7 +101,7 @@ def find_model(path: Path) -> Path:
         if (folder / DESCRIPTION).exists() or (folder / WEIGHTS).exists():
             return folder
     if (path / "config.yaml").exists():
-        fix = "Training has not finished: continue it with foveate train RUN --resume."
+        fix = "Training has not finished: continue it with foveate train DATA RUN --resume."
         raise refuse(path, "model", "a run without model/", f"model/{DESCRIPTION} and model/{WEIGHTS}", fix)
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
     found = f"{pickles[0]}, which may be a pickle and is not opened" if pickles else "a folder without a model"
