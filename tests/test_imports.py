@@ -11,7 +11,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "foveate"
 
 # Lowest first; names in one row may not import each other, except within one folder.
 ORDER = [
-    ("errors", "config", "figures", "files", "text", "layers", "boxes", "slices", "__init__"),
+    ("errors", "config", "figures", "files", "text", "layers", "boxes", "slices", "terminal", "__init__"),
     ("io",),
     ("cohort",),
     ("batches",),

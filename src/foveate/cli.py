@@ -17,6 +17,8 @@ from rich.console import Console
 from foveate import __version__
 from foveate.bench.commands import app as bench_app
 from foveate.errors import FoveateError, refuse
+from foveate.terminal import Terminal
+from foveate.text import printable
 
 app = typer.Typer(
     add_completion=False,
@@ -76,7 +78,7 @@ def check(data: Data, labelled: Labelled = None, task: Task = None) -> None:
 
     with _bar("scans checked") as progress:
         report = check_data(data, labelled=labelled, progress=progress, task=task)
-    render(report, Console())
+    render(report, Terminal())
     if not report.ok:
         raise typer.Exit(1)
 
@@ -182,9 +184,9 @@ def predict(
             note=notes.append,
         )
     for path in paths:
-        typer.echo(str(path))
+        typer.echo(printable(str(path)))
     for line in notes:
-        typer.echo(line, err=True)
+        typer.echo(printable(line), err=True)
 
 
 @app.command()
@@ -216,7 +218,7 @@ def explain(
             run, input_, out, layers=layer or (), of=of, masks=masks, device=device or "auto", progress=progress
         )
     for line in (*found.pictures, *found.notes):
-        typer.echo(str(line))
+        typer.echo(printable(str(line)))
 
 
 @app.command()
@@ -243,7 +245,7 @@ def evaluate(
     chosen = read_ids(cases) if cases is not None else None
     target = writable(json)
     evaluation = score(predictions, labels, tolerance_mm=tolerance_mm, cases=chosen)
-    evaluation.render(Console())
+    evaluation.render(Terminal())
     if target is not None:  # last: should the disk be full by now, the numbers have been shown
         evaluation.write(target)
 
@@ -263,7 +265,7 @@ def labels_needed(
     from foveate.choose.labels_needed import labels_needed as answers
 
     for curve, answer in answers(runs, dice).items():
-        typer.echo(f"{curve}\n  {answer}")
+        typer.echo(printable(f"{curve}\n  {answer}"))
 
 
 @app.command()
@@ -312,7 +314,7 @@ def _bar(text: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _stderr() -> Console:
-    return Console(stderr=True, soft_wrap=True)
+    return Terminal(stderr=True, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from foveate.text import printable
+
 Severity = Literal["refuse", "aside", "warn"]
 
 
@@ -25,7 +27,7 @@ class Problem:
     case: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.field}: found {self.found}; expected {self.expected}. {self.fix}"
+        return printable(f"{self.file}: {self.field}: found {self.found}; expected {self.expected}. {self.fix}")
 
 
 class FoveateError(Exception):

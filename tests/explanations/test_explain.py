@@ -1,6 +1,7 @@
 """From files to files: maps on the input's own grid, a picture, a list, and nothing that was there replaced."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -245,3 +246,17 @@ def test_a_map_of_one_value_has_that_value_alone_beside_its_bar(value, signed, l
     assert tuple(found) == limits
     assert written == {value: said}
     assert shades(np.array([[value, value + 1]]), False)[2] == {value: f"{value:.2g}", value + 1: f"{value + 1:.2g}"}
+
+
+def test_a_dollar_in_a_name_is_a_dollar():
+    mask = np.zeros((20, 20), np.uint8)
+    mask[5:10, 5:10] = 1
+    cut = best_cut(mask > 0, (1.0, 1.0), None)
+    panels = [Panel(np.random.default_rng(0).random((20, 20)), "Evidence for $\\frac$")]
+
+    def drawn(name: str) -> np.ndarray:
+        png = overview(name, mask * 1.0, mask, {name: (1,)}, cut, panels, (name, "a$b$c"))
+        return np.asarray(Image.open(io.BytesIO(png)))
+
+    assert (drawn("costs $5$") != drawn("costs 5")).any()
+    drawn("$\\frac$ {")  # no formula, and no error

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from foveate.cohort.check import CheckReport
 from foveate.errors import Problem
+from foveate.terminal import Terminal
 
 GROUPS = (
     ("refuse", "Must be corrected", "bold red", "✗"),
@@ -22,7 +23,7 @@ GROUPS = (
 
 def render(report: CheckReport, console: Console | None = None) -> None:
     """Print the cohort and all problems; wraps at the console's width and cuts nothing off."""
-    console = console or Console()
+    console = console or Terminal()
     table = report.table()
     console.print()
     console.print(Text.assemble(("Cohort  ", "bold"), (table["root"], "cyan")), overflow="fold")

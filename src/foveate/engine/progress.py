@@ -10,6 +10,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from foveate.terminal import Terminal
+
 _WINDOW = 60.0  # seconds over which the speed is measured when the caller does not know the time left
 
 
@@ -24,7 +26,7 @@ class TrainingProgress:
     ) -> None:
         self.total = total_steps
         self.quiet = quiet
-        self.console = console or Console()
+        self.console = console or Terminal()
         self.interval = interval
         self._bar: Progress | None = None
         self._dice: float | None = None
