@@ -129,7 +129,7 @@ def test_evaluate_renders(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert leave("evaluate", "p", "l", "--cases", str(tmp_path / "some.txt")) == 0
     assert calls == [
         ((Path("p"), Path("l")), {"tolerance_mm": 2.0, "cases": None}),
-        ((Path("p"), Path("l")), {"tolerance_mm": None, "cases": ["b", "a"]}),
+        ((Path("p"), Path("l")), {"tolerance_mm": None, "cases": tmp_path / "some.txt"}),
     ]
     assert "the table" in capsys.readouterr().out
 

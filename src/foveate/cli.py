@@ -238,13 +238,11 @@ def evaluate(
     Label maps: Dice, HD95, surface distance (mm) and surface Dice. Classes: accuracy, F1, AUROC, calibration and more,
     with a reliability plot beside the JSON. Values: errors and the coverage of their intervals.
     """
-    from foveate.cohort.layouts import read_ids
     from foveate.metrics.dispatch import evaluate as score
     from foveate.metrics.evaluation import writable
 
-    chosen = read_ids(cases) if cases is not None else None
     target = writable(json)
-    evaluation = score(predictions, labels, tolerance_mm=tolerance_mm, cases=chosen)
+    evaluation = score(predictions, labels, tolerance_mm=tolerance_mm, cases=cases)
     evaluation.render(Terminal())
     if target is not None:  # last: should the disk be full by now, the numbers have been shown
         evaluation.write(target)

@@ -231,6 +231,8 @@ def test_only_the_chosen_cases_count(folders: tuple[Path, Path]) -> None:
     evaluation = evaluate(out, labels, cases=["case_2", "case_4"])
     assert {case.id for case in evaluation.cases} == {"case_2", "case_4"}
     assert not evaluation.problems  # predictions of labelled cases that were not asked for are not extra
+    (out.parent / "test.txt").write_text("case_4\n# of the other hospital\ncase_2\n")
+    assert evaluate(out, labels, cases=out.parent / "test.txt").to_json() == evaluation.to_json()
     with pytest.raises(InputError, match="case_9"):
         evaluate(out, labels, cases=["case_2", "case_9"])
 

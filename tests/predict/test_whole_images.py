@@ -108,6 +108,10 @@ def test_table_of_probabilities(run, pictures, tmp_path):
     alone = foveate.load(run, device="cpu").predict(pictures / "dark" / "p0.png")
     row = next(row for row in found if row["case"] == "dark/p0")
     np.testing.assert_allclose(alone, [float(row["bright"]), float(row["dark"])], atol=1e-4)
+    (turned,) = foveate.predict_files(run, pictures / "dark" / "p0.png", tmp_path / "turned.csv", views=3, device="cpu")
+    averaged = foveate.load(run, device="cpu").predict(pictures / "dark" / "p0.png", views=3)
+    np.testing.assert_allclose(averaged, [float(rows(turned)[0][name]) for name in ("bright", "dark")], atol=1e-4)
+    assert np.abs(averaged - alone).max() > 1e-5
     (one,) = predict_files(run, pictures / "dark" / "p0.png", tmp_path / "one.csv")
     assert rows(one) == [{**row, "case": "p0"}]
 

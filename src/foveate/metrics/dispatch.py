@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from foveate.cohort.boxes import PREDICTIONS
+from foveate.cohort.layouts import read_ids
 from foveate.errors import refuse
 from foveate.metrics.case import Classes
 from foveate.metrics.evaluation import evaluate_labels, writable
@@ -34,19 +35,22 @@ def evaluate(
     json: Path | str | None = None,
     classes: Classes | None = None,
     tolerance_mm: float | None = None,
-    cases: Sequence[str] | None = None,
+    cases: Sequence[str] | Path | str | None = None,
     workers: int | None = None,
 ) -> Evaluation | TaskEvaluation:
     """Score what ``foveate predict`` wrote against the dataset that says what is true.
 
     predictions: folder with predictions.csv (classes, values), predictions.json (boxes) or label maps, or the file
     itself. labels: the dataset folder; for label maps also their folder or a file. json: where to write the result.
-    cases: only these ids. classes, tolerance_mm (1 by default), workers: of label maps alone, see ``evaluate_labels``.
+    cases: only these ids, or those that a file names, one a line. classes, tolerance_mm (1 by default), workers: of
+    label maps alone, see ``evaluate_labels``.
 
     A case of a table goes with the dataset's case of the same id, or of the same last part where ids differ only by
     folders. Raises InputError naming everything that cannot be scored.
     """
     source = Path(predictions)
+    if isinstance(cases, str | Path):
+        cases = read_ids(Path(cases))
     output = next((path for path in (source, *(source / name for name in OUTPUTS)) if path.is_file()), None)
     score = next((score for name, score in OUTPUTS.items() if output and output.suffix == Path(name).suffix), None)
     if not source.exists():

@@ -13,7 +13,7 @@ from foveate.batches.grid import resample
 from foveate.batches.prepare import prepare_volume
 from foveate.io.volume import Volume
 from foveate.predict.answering import Answering, Source
-from foveate.predict.views import View
+from foveate.predict.views import View, draw_views
 from foveate.tasks import Classification, Regression
 
 
@@ -27,13 +27,16 @@ class WholePredictor(Answering[Classification | Regression]):
         spacing: Sequence[float] | None = None,
         affine: np.ndarray | None = None,
         mirror: bool | Sequence[int] = True,
+        views: int = 0,
     ) -> np.ndarray:
         """Probabilities ``[K]`` of the plan's classes in order, calibrated; of regression number, low and high.
 
         source, spacing, affine: as for a segmentation (``Predictor.predict``). mirror: average over all mirrorings of
-        the plan's axes, or of the axes given. Raises InputError when the source does not fit the model.
+        the plan's axes, or of the axes given. views: and over so many turned and zoomed views, each as much work.
+        Raises InputError when the source does not fit the model.
         """
-        logits = self.logits([self.prepare(self.open(source, spacing, affine))], self._axes(mirror))
+        drawn = draw_views(views, self.plan.spacing, self.plan.mirror_axes, seed=0)
+        logits = self.logits([self.prepare(self.open(source, spacing, affine))], self._axes(mirror), drawn)
         answer: np.ndarray = self.task.answers(logits)[0]
         return answer
 
