@@ -27,7 +27,7 @@ def settings(model: type[BaseModel] = Config, before: str = "") -> dict[str, tup
 def shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower()
-    return value if isinstance(value, str) else f"{value:g}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def what(kind: Any) -> str:
@@ -43,7 +43,9 @@ def what(kind: Any) -> str:
 
 def limits(metadata: list[Any]) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    found = [f"{sign} {getattr(part, key):g}" for part in metadata for key, sign in signs.items() if hasattr(part, key)]
+    found = [
+        f"{sign} {shown(getattr(part, key))}" for part in metadata for key, sign in signs.items() if hasattr(part, key)
+    ]
     return " " * bool(found) + ", ".join(found)
 
 

@@ -173,6 +173,7 @@ def test_tiff_bomb_and_truncation(tmp_path: Path) -> None:
         read_image([path])
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the decoders, which the refusal repeats
 @pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg"])
 def test_whatever_was_damaged_is_read_or_refused(tmp_path: Path, suffix: str) -> None:
     path, random = tmp_path / f"x{suffix}", np.random.default_rng(0)
