@@ -35,7 +35,7 @@ from foveate.engine.labelling import Labelling
 from foveate.engine.loop import train_loop
 from foveate.engine.progress import TrainingProgress
 from foveate.engine.recorder import Recorder, build_optimisers
-from foveate.engine.run import RunFolder
+from foveate.engine.run import Hashes, RunFolder
 from foveate.engine.schedule import Schedule
 from foveate.engine.settle import (
     method_class,
@@ -330,17 +330,7 @@ def settle_plan(
     what any of the trainings would raise when it begins, before the folder is a run and the one before has run.
     """
     settings = trainings[-1]
-    data = {case: {"image": facts.sha256, "label": facts.label_sha256} for case, facts in report.facts.items()}
-    # Who shares a patient decides the split. Called by the first of the cases: no person's name is kept.
-    patients: dict[str, str] = {}
-    for case in report.cohort.cases:
-        first = patients.setdefault(case.patient, case.id)
-        if first != case.id and case.id in data:
-            data[case.id]["patient"] = f"that of {first}"
-    if settings.network.boxes:
-        boxes = {case.id: hashlib.sha256(repr(case.boxes).encode()).hexdigest() for case in report.cohort.cases}
-        data = {case: {**parts, "boxes": boxes[case]} for case, parts in data.items()}
-        data |= {name: {"label": sha256} for name, sha256 in report.masks.items()}
+    data = contents(report, settings.network.boxes)
     if folder.resumed:
         plan = folder.plan()
         folder.verify(config=settings, plan=plan, classes=report.cohort.classes, data=data)
@@ -363,6 +353,22 @@ def settle_plan(
         assemble(fabric, plan, training, method_class(training))
     folder.begin(settings, plan, data, **more)
     return plan
+
+
+def contents(report: CheckReport, boxes: bool) -> Hashes:
+    """What a run is trained on, case by case, so that a continuation can tell whether it is the same. boxes: too."""
+    data = {case: {"image": facts.sha256, "label": facts.label_sha256} for case, facts in report.facts.items()}
+    # Who shares a patient decides the split. Called by the first of the cases: no person's name is kept.
+    patients: dict[str, str] = {}
+    for case in report.cohort.cases:
+        first = patients.setdefault(case.patient, case.id)
+        if first != case.id and case.id in data:
+            data[case.id]["patient"] = f"that of {first}"
+    if boxes:
+        drawn = {case.id: hashlib.sha256(repr(case.boxes).encode()).hexdigest() for case in report.cohort.cases}
+        data = {case: {**parts, "boxes": drawn[case]} for case, parts in data.items()}
+        data |= {name: {"label": sha256} for name, sha256 in report.masks.items()}
+    return data
 
 
 def new_plan(fabric: Fabric, report: CheckReport, settings: Config, start: SavedModel | None) -> Plan:

@@ -101,7 +101,8 @@ class Answering(Generic[Kind]):
             )
         return logits
 
-    def _mirror_axes(self, mirror: bool | Sequence[int]) -> tuple[int, ...]:
+    def mirror_axes(self, mirror: bool | Sequence[int]) -> tuple[int, ...]:
+        """The axes to mirror: the plan's, or those given. Raises InputError for axes that cannot be mirrored."""
         if isinstance(mirror, bool):
             if mirror and not self.plan.mirror_axes:
                 expected = "axes that the model was trained to mirror"

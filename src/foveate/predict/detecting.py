@@ -35,7 +35,7 @@ class BoxPredictor(Answering[Detection]):
         plan's axes, or of the axes given, too. Raises InputError when the source cannot be read or does not fit.
         """
         image, grid = self.prepared(self.open(source, spacing, affine))
-        found = self._find(image, self._mirror_axes(mirror))
+        found = self._find(image, self.mirror_axes(mirror))
         edges = grid.boxes_to_original(found.boxes.double().numpy())
         size = np.tile(np.array(grid.original_shape, float), 2)
         return Boxes(torch.from_numpy(edges.clip(0, size)), found.classes, found.scores)

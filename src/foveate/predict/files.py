@@ -133,9 +133,7 @@ def _predict_maps(
 def _check_options(predictor: AnyPredictor, mirror: bool, views: int, all_pieces: bool) -> None:
     """Refuse, before any work, what would change nothing for this model."""
     task = predictor.plan.task
-    if mirror and not predictor.plan.mirror_axes:
-        expected = "axes that the model was trained to mirror"
-        raise refuse("plan.json", "mirror_axes", "none", expected, "Predict without --mirror.")
+    predictor.mirror_axes(mirror)
     if views and isinstance(predictor, BoxPredictor):
         expected = "a model whose answers can be averaged"
         raise refuse("predict", "--views", f"{views}, and a model for {task}", expected, "Leave it out.")

@@ -74,7 +74,7 @@ class Predictor(Answering[Segmentation]):
         if not 0 <= overlap <= 0.9:
             raise refuse("predict", "overlap", overlap, "0 to 0.9", "0.5 is a good choice.")
         drawn = draw_views(views, self.plan.spacing, self.plan.mirror_axes, seed=0)
-        averaging = Averaging(self._mirror_axes(mirror), drawn)
+        averaging = Averaging(self.mirror_axes(mirror), drawn)
         image, grid = self.prepared(self.open(source, spacing, affine))
         labels = np.zeros(grid.original_shape, np.uint8)
         self._answer(image, grid, averaging, overlap, self.task.decode, labels)
@@ -116,7 +116,7 @@ class Predictor(Answering[Segmentation]):
         image, grid = prepare_volume(volume, self.plan)
         out = np.zeros((count, *grid.original_shape), np.float32)
         with torch.no_grad():
-            scan = Scan(image, self._windows(grid.prepared_shape, 0.5), count, forward, 1, self.device)
+            scan = Scan(image, self._windows(grid.prepared_shape), count, forward, 1, self.device)
             _sweep(scan, grid, lambda maps: maps, out)
         return out
 
@@ -128,7 +128,7 @@ class Predictor(Answering[Segmentation]):
 
     def patch_prepared(self, image: Tensor, labels: np.ndarray) -> Tensor:
         """The same of a prepared scan ``[C, *S']``. labels: on its own grid, or another of the same field."""
-        windows = self._windows(tuple(image.shape[1:]), 0.5)
+        windows = self._windows(tuple(image.shape[1:]))
         marked = np.argwhere(labels)
         share = (marked.mean(0) + 0.5) / labels.shape if len(marked) else np.full(self.plan.dims, 0.5)
         corner = []
@@ -155,7 +155,7 @@ class Predictor(Answering[Segmentation]):
         forward = partial(self._logits, averaging=averaging)
         _sweep(Scan(image, windows, self.task.channels, forward, batch, self.device), grid, decode, out)
 
-    def _windows(self, shape: tuple[int, ...], overlap: float) -> Windows:
+    def _windows(self, shape: tuple[int, ...], overlap: float = 0.5) -> Windows:
         """Windows of the plan's patch, whatever memory would allow: instance normalisation takes its statistics from
         the field that it is shown, and the weights were fitted to those of a patch."""
         return place_windows(shape, self.plan.patch, overlap)

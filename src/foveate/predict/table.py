@@ -35,9 +35,9 @@ def predict_table(
 ) -> Path:
     """Write ``out/predictions.csv``, or ``out`` itself where that ends in .csv, into a folder that is there; its path.
 
-    Columns: case, label, and the probability of each class; of regression case, value, low, high. Answers are
-    averaged over the plan's mirrorings. Raises InputError at the end,
-    when the other cases are written, with each case that could not be read; nothing is written where all are such.
+    Columns: case, label, and the probability of each class; of regression case, value, low, high. Answers are averaged
+    over the plan's mirrorings. Raises InputError at the end, when the other cases are written, with each case that
+    could not be read; nothing is written where all are such.
     """
     path = table_path(out)
     plan = predictor.plan

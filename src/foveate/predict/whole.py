@@ -100,4 +100,4 @@ class WholePredictor(Answering[Classification | Regression]):
 
     def _axes(self, mirror: bool | Sequence[int]) -> tuple[int, ...]:
         """As for a segmentation, but a plan that mirrors nothing is no reason to refuse: True is the default."""
-        return () if mirror is True and not self.plan.mirror_axes else self._mirror_axes(mirror)
+        return () if mirror is True and not self.plan.mirror_axes else self.mirror_axes(mirror)
