@@ -21,14 +21,16 @@ def drawn(*size):
 def test_signed_distance_is_that_to_the_nearest_voxel_of_the_other_side(case):
     *size, spacing = case
     masks = drawn(*size)
-    found = signed_distance(masks.float(), spacing)
-    places = torch.ones(size).nonzero().tolist()
+    known = torch.ones(2, 1, *size)
+    known[1, :, : size[0] // 3] = 0  # beyond the scan, where nobody knows which side a voxel is on
+    found = signed_distance(masks.float(), known, spacing)
+    assert torch.equal(found[1, :, : size[0] // 3], torch.zeros_like(found[1, :, : size[0] // 3]))
     mm = torch.tensor(spacing, dtype=torch.float64)
     for b, k in itertools.product(range(2), repeat=2):
-        mask = masks[b, k]
+        mask, places = masks[b, k], known[b, 0].nonzero().tolist()
         distance = {}
         for p in map(tuple, places):
-            others = (mask != mask[p]).nonzero()
+            others = ((mask != mask[p]) & (known[b, 0] > 0)).nonzero()
             distance[p] = float(((others - torch.tensor(p)) * mm).norm(dim=1).min())
         for inside, sign in ((True, -1), (False, 1)):
             own = {p: d for p, d in distance.items() if bool(mask[p]) is inside}
@@ -38,14 +40,15 @@ def test_signed_distance_is_that_to_the_nearest_voxel_of_the_other_side(case):
 
 def test_a_class_that_a_patch_lacks_is_far_away_and_one_that_fills_it_is_all_inside():
     masks = torch.stack([torch.zeros(4, 4), torch.ones(4, 4)])[None]
-    found = signed_distance(masks, (1.0, 1.0))
+    found = signed_distance(masks, torch.ones(1, 1, 4, 4), (1.0, 1.0))
     assert torch.equal(found, 1 - 2 * masks)
 
 
 @pytest.mark.parametrize("size", [(9, 8), (6, 5, 4)])
 def test_the_heaviside_of_the_distance_is_the_mask(size):
     masks = drawn(*size).float()
-    torch.testing.assert_close(heaviside(signed_distance(masks, (1.0,) * len(size))), masks)
+    distances = signed_distance(masks, torch.ones_like(masks[:, :1]), (1.0,) * len(size))
+    torch.testing.assert_close(heaviside(distances), masks)
     assert float(heaviside(torch.zeros(()))) == 0.5
 
 
@@ -60,7 +63,8 @@ def test_the_loss_by_hand_and_ignored_voxels_have_no_weight(plan):
     distances = torch.tanh(method.head(features))
     members = [[1, 2], [2]] if plan.regions else [[1], [2]]
     masks = torch.stack([torch.isin(batch.labels, torch.tensor(values)) for values in members], dim=1)
-    error = (distances[:2] - signed_distance(masks, (1.0, 1.0))).square()[:, :, 4:].mean()
+    true = signed_distance(masks, (batch.labels != 255)[:, None], (1.0, 1.0))
+    error = (distances[:2] - true).square()[:, :, 4:].mean()
     torch.testing.assert_close(losses["dual distance"], 0.6 * DISTANCE * error)
     logits = method.network(images)[0]
     probabilities = logits.sigmoid() if plan.regions else logits.softmax(1)[:, 1:]

@@ -27,7 +27,12 @@ from foveate.report.run import read_log
 from foveate.tasks import build_task
 from toys import tiny_plan
 
-WHOLE = {"whole": True, "task": "classification", "classes": {"a": 0, "b": 1}}
+OF_TASK = {
+    "unet": {},
+    "classifier": (WHOLE := {"whole": True, "task": "classification", "classes": {"a": 0, "b": 1}}),
+    "attention_cnn": WHOLE,
+    "detector": (BOXED := {"task": "detection", "classes": {"a": 0, "b": 1}}),
+}
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ def method():
     return build("masked_autoencoder")
 
 
-def of_whole_images(network, plan):
+def of_network(network, plan):
     task = build_task(plan)
     torch.manual_seed(0)
     network = build_network(NetworkConfig(name=network), plan, task.channels)
@@ -48,12 +53,12 @@ def the_loss(method, batch, progress=0.0):
     return sum(losses.values())
 
 
-@pytest.mark.parametrize("network", ["unet", "classifier", "attention_cnn"])
+@pytest.mark.parametrize("network", OF_TASK)
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_loss_is_the_mean_square_over_hidden_voxels_alone(dims, network):
     strides = ((1,) * dims, (2,) * dims, (1,) * dims)
-    plan = tiny_plan(dims, patch=(8, 4, 6)[:dims], strides=strides, **WHOLE if network != "unet" else {})
-    method = build("masked_autoencoder", plan) if network == "unet" else of_whole_images(network, plan)
+    plan = tiny_plan(dims, patch=(8, 4, 6)[:dims], strides=strides, **OF_TASK[network])
+    method = of_network(network, plan)
     batch = a_batch(method, plan, labelled=1, unlabelled=1)
     images = torch.cat([batch.images, batch.weak])
     hidden = hidden_blocks(2, plan.patch, batch.seed)
@@ -95,8 +100,11 @@ def test_every_image_hides_its_own_blocks_and_the_same_share(size):
         assert torch.equal(hidden[(slice(None), 0, *place)], cells[(slice(None), *corner)])
 
 
-def test_gradient_reaches_encoder_and_decoder_and_no_segmentation_head(method):
-    the_loss(method, a_batch(method)).backward()
+@pytest.mark.parametrize("network", ["unet", "detector"])
+def test_gradient_reaches_encoder_and_decoder_and_no_head(network):
+    plan = tiny_plan(2, widths=(4, 6, 8, 8), strides=((1, 1), *[(2, 2)] * 3), **OF_TASK[network])
+    method = of_network(network, plan)
+    the_loss(method, a_batch(method, plan)).backward()
     for name, parameter in [*method.network.named_parameters(), *method.restorer.named_parameters()]:
         if name.startswith("decoder.heads."):
             assert parameter.grad is None, name
@@ -109,7 +117,7 @@ def test_gradient_reaches_encoder_and_decoder_and_no_segmentation_head(method):
 
 @pytest.mark.parametrize("network", ["classifier", "attention_cnn"])
 def test_a_network_without_decoder_gets_one_that_is_not_kept(network):
-    method = of_whole_images(network, tiny_plan(2, **WHOLE))
+    method = of_network(network, tiny_plan(2, **WHOLE))
     the_loss(method, a_batch(method, tiny_plan(2))).backward()
     for name, parameter in [*method.network.named_parameters(), *method.restorer.named_parameters()]:
         if name.startswith(("pool.", "head.")):
@@ -252,3 +260,25 @@ def test_a_classifier_starts_from_all_pictures_in_one_command(tmp_path, capsys):
     assert any("reconstruction" in record.get("losses", {}) for record in read_log(run / "pretrained"))
     assert "8 scans teach as images" in (run / "pretrained" / "report.html").read_text()
     assert foveate.load(run).predict(tmp_path / "data" / "dark" / "p7.png").shape == (2,)
+
+
+def test_a_detector_starts_from_all_pictures_in_one_command(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    images, boxes = [], []
+    for number in range(8):
+        picture = random.normal(60, 10, (32, 40)).clip(0, 255).astype(np.uint8)
+        picture[8:20, 10:24] += 90
+        Image.fromarray(picture).save(tmp_path / "data" / "images" / f"p{number}.png")
+        if number < 4:
+            images.append({"id": number, "file_name": f"p{number}.png", "width": 40, "height": 32})
+            boxes.append({"id": number, "image_id": number, "category_id": 1, "bbox": [10, 8, 14, 12]})
+    coco = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cell"}]}
+    (tmp_path / "data" / "annotations.json").write_text(json.dumps(coco))
+    options = {"steps": 4, "device": "cpu", "set": ["validation=0", "pretrain.share=0.5"]}
+    run = foveate.train(tmp_path / "data", tmp_path / "run", pretrain="masked_autoencoder", **options)
+    said = " ".join(capsys.readouterr().out.split())
+    own = load_model(run / "model").state
+    fresh = [key for key in own if key.startswith("decoder.heads.")]
+    assert f"{len(own) - len(fresh)} of {len(own)} tensors taken; fresh: decoder.heads." in said
+    assert "8 scans teach as images" in (run / "pretrained" / "report.html").read_text()

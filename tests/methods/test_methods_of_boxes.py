@@ -12,7 +12,7 @@ from foveate.networks import DEFAULTS, build_network
 from foveate.tasks import Detection
 from toys import tiny_plan
 
-SERVING = [name for name, method in METHODS.items() if "detection" in method.tasks]
+SERVING = [name for name, method in METHODS.items() if "detection" in method.tasks and method.learns_labels]
 
 
 def build(name: str) -> tuple[Method, Detection]:

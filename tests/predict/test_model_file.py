@@ -120,8 +120,8 @@ def damage(run, name):
         description.write_text(json.dumps({**data, "format": 99}))
     elif name == "unknown field":
         description.write_text(json.dumps({**data, "surprise": 1}))
-    elif name == "other widths":
-        data["plan"]["widths"] = [6, 8]
+    elif "widths" in name:  # those beyond memory are of terabytes
+        data["plan"]["widths"] = [6, 8] if name == "other widths" else [400_000, 600_000]
         description.write_text(json.dumps(data))
 
 
@@ -137,6 +137,7 @@ def damage(run, name):
         ("newer format", "model.json: format: found 99; expected 1"),
         ("unknown field", "model.json: surprise"),
         ("other widths", r"weights \S+: found .*; expected"),
+        ("widths beyond memory", r"weights \S+: found .*; expected"),
     ],
 )
 def test_damaged_models_are_refused_by_name(saved, name, message):

@@ -51,7 +51,7 @@ class DualTask(Method):
         outputs, distances = self.answer(torch.cat([batch.images, batch.strong[0]]))
         known, guessed = divide(outputs, count)
         target = task.encode(batch.labels)
-        true = signed_distance(target.values[:, task.first :], task.spacing)
+        true = signed_distance(target.values[:, task.first :], target.weight, task.spacing)
         # Of a class that some voxel may or may not belong to, as a coarse label has it, no distance is known.
         told = (task.known(target) == target.weight).flatten(2).all(2)[:, -true.shape[1] :]
         error = (distances[:count] - true).square() * told.view(*told.shape, *[1] * (true.ndim - 2))
@@ -75,15 +75,18 @@ def heaviside(distances: Tensor) -> Tensor:
     return (-STEEPNESS * distances).sigmoid()
 
 
-def signed_distance(masks: Tensor, spacing: Sequence[float]) -> Tensor:
-    """Distance of every voxel to the nearest one on the other side of the surface, negative inside; each side divided
-    by its largest, so in [-1, 1]. masks: ``[B, K, *S]``, 0 or 1; spacing in mm per axis."""
-    inside = masks.bool().cpu().numpy()
-    distances = np.empty(inside.shape, np.float32)
+def signed_distance(masks: Tensor, known: Tensor, spacing: Sequence[float]) -> Tensor:
+    """Distance of every known voxel to the nearest known one on the other side of the surface, negative inside; each
+    side divided by its largest, so in [-1, 1]; 0 where nothing is known. masks: ``[B, K, *S]``, 0 or 1; known:
+    ``[B, 1, *S]``, 0 where a voxel is ignored or lies beyond the scan; spacing in mm per axis."""
+    told = known.bool().expand(masks.shape).cpu().numpy()
+    inside = masks.bool().cpu().numpy() & told
+    outside = told & ~inside
+    distances = (outside.astype(np.float32) - inside).astype(np.float32)
     for place in np.ndindex(inside.shape[:2]):
-        if inside[place].any() and not inside[place].all():
-            outer, inner = (distance_transform_edt(side, spacing) for side in (~inside[place], inside[place]))
+        if inside[place].any() and outside[place].any():
+            # To the other side, of the voxels of one side alone: what is not known belongs to neither.
+            outer = distance_transform_edt(~inside[place], spacing) * outside[place]
+            inner = distance_transform_edt(~outside[place], spacing) * inside[place]
             distances[place] = outer / outer.max() - inner / inner.max()
-        else:
-            distances[place] = -1 if inside[place].all() else 1
     return torch.from_numpy(distances).to(masks.device)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from foveate.batches.sampler import Batch
 from foveate.config import MethodConfig
-from foveate.methods.method import ANY_TASK, Builder, Method, Turn
+from foveate.methods.method import ANY_TASK, BOXES, Builder, Method, Turn
 from foveate.tasks import Task
 
 HIDDEN = 0.6  # share of the blocks
@@ -35,8 +35,7 @@ class MaskedAutoencoder(Method):
     ``start``, ``ramp``, ``unlabelled_weight`` and ``confidence`` mean nothing here: there is one loss, from the start.
     """
 
-    reason: ClassVar[str] = "restores images, which no detector does"
-    tasks: ClassVar[tuple[str, ...]] = ANY_TASK
+    tasks: ClassVar[tuple[str, ...]] = (*ANY_TASK, BOXES)
     learns_labels: ClassVar[bool] = False
     options: ClassVar[tuple[str, ...]] = ()
 

@@ -19,8 +19,9 @@ from foveate.cohort.plan import Plan
 from foveate.config import NetworkConfig
 from foveate.errors import refuse
 from foveate.layers import conv, conv_transpose, instance_norm
+from foveate.networks.heads import DenseUpsampling
 from foveate.networks.unet import Decoder, UNet, Up
-from foveate.tasks.detection import output_stage
+from foveate.tasks.detection import map_strides, output_stage
 
 PRIOR = 0.05  # score of every cell at the start: nearly all of them are background
 
@@ -43,6 +44,11 @@ class BoxDecoder(Decoder):
         self.heads = nn.ModuleList([tower(dims, width, channels - sides), tower(dims, width, sides)])
         self.crf = None
         nn.init.constant_(self.heads[0].get_parameter("3.bias"), math.log(PRIOR / (1 - PRIOR)))
+
+    def head(self, channels: int) -> nn.Module:
+        """Images from the features of the grid, which pre-training wants: ``features(...)[0] -> [B, channels, *S]``."""
+        plan, _, _ = self.built_from
+        return DenseUpsampling(plan.dims, plan.widths[self.finest], channels, map_strides(plan)[self.finest])
 
     def logits(self, features: Sequence[Tensor]) -> Tensor:
         return torch.cat([head(features[0]) for head in self.heads], 1)

@@ -220,14 +220,16 @@ def load(run: str | Path, device: str | torch.device = "auto", precision: Precis
         fix = f"Give it to --init: foveate train DATA NEW_RUN --init {run}."
         raise refuse(model.folder / DESCRIPTION, "task", f"{name}: pre-trained only", "a trained model", fix)
     task = build_task(model.plan)
-    network = build_network(model.network, model.plan, task.channels)
-    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    with torch.device("meta"):  # a description of other weights may be of more of them than memory holds
+        described = build_network(model.network, model.plan, task.channels)
+    wanted = {key: tuple(value.shape) for key, value in described.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in model.state.items()}
     if wanted != found:
         key = min(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
         shape, expected = found.get(key, "nothing"), wanted.get(key, "nothing")
         fix = "The description was changed after training: restore model.json."
         raise refuse(model.folder / WEIGHTS, f"weights {key}", shape, f"{expected}, as model.json says", fix)
+    network = build_network(model.network, model.plan, task.channels)
     network.load_state_dict(model.state)
     try:
         task.restore(model.task)
