@@ -17,7 +17,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from foveate.batches.cache import PreparedCase
+from foveate.batches.cache import PreparedCase, PreparedCohort
 from foveate.batches.filled_boxes import prepare_boxes, prepare_masks
 from foveate.batches.prepare import prepare_cohort
 from foveate.batches.sampler import Sampler
@@ -25,13 +25,14 @@ from foveate.cohort.check import CheckReport, check
 from foveate.cohort.fingerprint import fingerprint
 from foveate.cohort.plan import Plan
 from foveate.cohort.planning import make_plan
-from foveate.cohort.split import hold_back_images, split_cases
+from foveate.cohort.split import split_cases
 from foveate.config import Config, load_config
 from foveate.engine.attention import attention_view
 from foveate.engine.clock import CLOCKS
 from foveate.engine.device import launch, workers
 from foveate.engine.fit_plan import budget, explain_out_of_memory, fit_plan, out_of_memory
 from foveate.engine.labelling import Labelling
+from foveate.engine.lesson import Lesson, lesson_of
 from foveate.engine.loop import train_loop
 from foveate.engine.progress import TrainingProgress
 from foveate.engine.recorder import Recorder, build_optimisers
@@ -177,41 +178,18 @@ def fit(
 
     start: reads the weights to start from, where there is no checkpoint.
     """
-    kind, fabric, plan, stop, progress = method_class(settings), here.fabric, here.plan, here.stop, here.progress
-    cohort, split = here.report.cohort, split_cases(here.report.cohort, settings.seed, settings.validation)
-    if not kind.learns_labels:
-        split = hold_back_images(split, cohort, settings.seed) if kind.watches_images else split.without_labels()
-        cohort = cohort.keep_labels(())
-    donors: tuple[str, ...] = ()
-    augment = settings.augment
-    if kind.learns_boxes:
-        boxed = {case.id for case in cohort.unlabelled if case.boxes}
-        donors, split = split.train, split.with_boxes(boxed, settings.method.paired_masks)
-        cohort = cohort.only({*donors, *split.validation, *split.unlabelled})
-        augment = augment.model_copy(update={"rotation_degrees": 0.0, "elastic_p": 0.0})  # a turned box is no box
-    elif not kind.uses_unlabelled:  # those that teach nobody are prepared for the page alone
-        cohort = cohort.only({*split.train, *split.validation, *(name for name, _ in pictured(split, {}))})
+    kind, fabric, plan, progress = method_class(settings), here.fabric, here.plan, here.progress
+    lesson = lesson_of(here.report.cohort, settings, kind)
+    split = lesson.split
     for note in [*here.report.notes(), *split.notes]:
         progress.note(note)
     if kind.uses_unlabelled and not split.unlabelled:
         progress.note(f"There are no unlabelled scans, so {settings.method.name} trains as supervised does.")
-
-    def prepared_one(done: int, cases: int) -> None:
-        progress.counting("scans prepared", done, cases)
-        if stop.requested:
-            raise stop.stopped(0)
-
     learner = assemble(fabric, plan, settings, kind)  # before the scans are prepared: it may refuse the plan
     cache = Path(settings.cache) if settings.cache else folder.path / "prepared"
-    prepared = prepare_cohort(cohort, plan, cache, workers(), prepared_one)
-    takes_missing = network_class(settings.network).takes_missing
-    boxes, masks = dict[str, PreparedCase](), dict[str, PreparedCase]()
-    if kind.learns_boxes:
-        boxes = prepare_boxes(cohort, plan, prepared, cache)
-        masks = prepare_masks(cohort.masks, [prepared[name] for name in donors], plan, cache)
-    sampler = Sampler(prepared, plan, augment, split, settings.seed, fabric.device, takes_missing, boxes, masks)
+    prepared, sampler = prepare(here, lesson, settings, kind, cache)
     if settings.pieces == "auto" and kind.learns_labels and isinstance(learner.task, Segmentation):
-        find_pieces(learner.task, (prepared[name] for name in donors or split.train), progress)
+        find_pieces(learner.task, (prepared[name] for name in lesson.donors or split.train), progress)
     predictor = build_predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
     validate: Callable[[], dict[str, float]] | None = None
     if split.validation and isinstance(learner, DeepBelief):
@@ -220,7 +198,7 @@ def fit(
     elif split.validation:
         validate = validation(predictor, prepared, split.validation)
     labelling = Labelling(folder.path / "pseudo", predictor, prepared, sampler, learner, schedule)
-    recorder = Recorder(folder, schedule, learner, progress, stop, settings, labelling, validate)
+    recorder = Recorder(folder, schedule, learner, progress, here.stop, settings, labelling, validate)
     if checkpoint := folder.restore():
         recorder.restore(checkpoint[1])
         progress.note(f"Continuing from step {checkpoint[0]}.")
@@ -262,6 +240,27 @@ def fit(
     shown = pictured(split, case_errors(validate))
     attention = attention_view(predictor, prepared, shown, progress.note)
     write_run_report(folder.path, plan, predictor, prepared, split, shown, notes, held, attention)
+
+
+def prepare(
+    here: Session, lesson: Lesson, settings: Config, kind: type[Method], cache: Path
+) -> tuple[PreparedCohort, Sampler]:
+    """The lesson's cases as the plan has them, in ``cache``, and what draws batches from them."""
+
+    def prepared_one(done: int, cases: int) -> None:
+        here.progress.counting("scans prepared", done, cases)
+        if here.stop.requested:
+            raise here.stop.stopped(0)
+
+    plan, device = here.plan, here.fabric.device
+    prepared = prepare_cohort(lesson.cohort, plan, cache, workers(), prepared_one)
+    boxes, masks = dict[str, PreparedCase](), dict[str, PreparedCase]()
+    if kind.learns_boxes:
+        boxes = prepare_boxes(lesson.cohort, plan, prepared, cache)
+        masks = prepare_masks(lesson.cohort.masks, [prepared[name] for name in lesson.donors], plan, cache)
+    takes_missing = network_class(settings.network).takes_missing
+    split, augment = lesson.split, lesson.augment
+    return prepared, Sampler(prepared, plan, augment, split, settings.seed, device, takes_missing, boxes, masks)
 
 
 def say_if_untaught(method: Method, progress: TrainingProgress) -> None:
