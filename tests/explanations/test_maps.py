@@ -6,6 +6,7 @@ from monai.visualize import GradCAM
 from tests.toys import SEGMENTING, tiny_plan
 from torch import nn
 
+from foveate.attention import ATTENTION
 from foveate.attention.dot_product import to_tokens
 from foveate.config import NetworkConfig
 from foveate.errors import InputError
@@ -72,6 +73,16 @@ def test_attention_is_that_of_every_block(dims: int) -> None:
     weights = network.bottleneck.attention(_before_bottleneck(network, x))
     torch.testing.assert_close(total, weights.flatten(1).sum(0).detach())
     assert count == 2
+
+
+@in_2d_and_3d
+@pytest.mark.parametrize("block", [name for name, block in ATTENTION.items() if hasattr(block, "attention")])
+def test_every_block_is_looked_at_as_a_whole(dims: int, block: str) -> None:
+    """One map or one list of channel weights in each place of the slot; what a block is made of has none of its own."""
+    _, explainer, x = made(dims, skip=block)
+    maps = explainer(x)
+    seen = {name.layer for name in maps if name.kind == "attention"} | set(explainer.channel_weights)
+    assert seen == {"decoder.stages.0.skip_attention", "decoder.stages.1.skip_attention"}
 
 
 def _before_bottleneck(network, x):

@@ -38,7 +38,7 @@ class Axial(nn.Module):
         """What each voxel receives, mean over queries, heads and axes: ``[B, 1, *S]``, which sums to 1."""
         x, maps = x.movedim(1, -1), []
         for line in self.lines:
-            maps.append(line.attention(x))
+            maps.append(line.received(x))
             x = line(x)
         return torch.stack(maps).mean(0)[:, None]
 
@@ -64,7 +64,7 @@ class Line(nn.Module):
         lines = self.qkv(x.movedim(self.axis, -2)).flatten(0, -3)  # x is moved: it is a third as wide
         return [split_heads(part, self.heads) for part in lines.chunk(3, dim=-1)]
 
-    def attention(self, x: Tensor) -> Tensor:
+    def received(self, x: Tensor) -> Tensor:
         """What each voxel receives, mean over queries and heads: ``[B, *S]``."""
         q, k, _ = self.embed(x)
         lines = x.movedim(self.axis, -2).shape[:-1]  # [B, *others, L]
