@@ -170,6 +170,27 @@ def test_layers_by_default_and_by_name() -> None:
         Explainer(network.train(), explainer.task, network, ["decoder"])(x)
 
 
+@in_2d_and_3d
+@pytest.mark.parametrize(
+    ("name", "slots", "layer", "outer"),
+    [
+        ("window_unet", {}, "encoder.1.0.blocks", "encoder.1.0"),
+        ("window_unet", {}, "encoder.1.0.blocks.1.mlp.2", "encoder.1.0"),
+        ("window_unet", {}, "encoder.1.0.norm", "encoder.1.0"),
+        ("unet", {"bottleneck": "window"}, "bottleneck.windows.0", "bottleneck"),
+        ("unet", {"bottleneck": "axial"}, "bottleneck.lines.1", "bottleneck"),
+        ("unet", {"bottleneck": "neighbourhood"}, "bottleneck.project", "bottleneck"),
+    ],
+)
+def test_a_layer_whose_channels_come_last_is_refused(dims: int, name: str, slots: dict, layer: str, outer: str) -> None:
+    """Its output has the axes of a feature map, and rows of the image in the place of channels."""
+    network, explainer, x = made(dims, name, **slots)
+    with pytest.raises(InputError, match=rf"output of {layer}: .* Name one around it: {outer}\.$"):
+        Explainer(network, explainer.task, network, [layer])
+    maps = Explainer(network, explainer.task, network, [outer])(x)
+    assert any(found.layer == outer and found.kind == "grad_cam" for found in maps)
+
+
 def test_maps_of_a_label_tree_are_called_by_their_channel() -> None:
     """Parents come first among the channels, and need no value of their own."""
     plan = tiny_plan(2, classes={"anterior": 1, "posterior": 2}, tree={"whole": ["anterior", "posterior"]})

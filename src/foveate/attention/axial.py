@@ -52,6 +52,8 @@ class Axial(nn.Module):
 class Line(nn.Module):
     """x + gamma W attention(x) along one axis of ``[B, *S, C]``, which is its axis number there."""
 
+    channels_last: ClassVar[bool] = True
+
     def __init__(self, channels: int, axis: int) -> None:
         super().__init__()
         self.axis, self.heads = axis, head_count(channels)

@@ -58,6 +58,8 @@ class WindowAttention(nn.Module):
     the border; what is filled up, and what met around the border, is not attended to.
     """
 
+    channels_last: ClassVar[bool] = True
+
     def __init__(self, channels: int, dims: int, shifted: bool) -> None:
         super().__init__()
         self.window, self.shifted = WINDOW[dims], shifted

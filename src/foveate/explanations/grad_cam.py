@@ -38,12 +38,35 @@ def default_layers(network: nn.Module) -> list[str]:
 
 
 def find_layers(network: nn.Module, names: list[str]) -> dict[str, nn.Module]:
-    """Modules by name. Raises InputError for a name that the network does not have."""
+    """Modules by name. Raises InputError for a name that the network does not have, and for a layer whose channels come
+    last: its shape may be that of a feature map, and what were taken for channels would be rows of the image."""
     modules = dict(network.named_modules())
     for name in names:
         if not name or name not in modules:
             raise refuse("network", "layer", name, "a module of the network", closest(name, modules))
+        if inner := channels_last(modules, name):
+            outer = inner.rpartition(".")[0]
+            while isinstance(modules[outer], nn.ModuleList):
+                outer = outer.rpartition(".")[0]
+            fix = f"Name one around it: {outer}." if outer else "Name another layer."
+            raise refuse("network", f"output of {name}", "[B, ..., C], channels last", "a feature map [B, C, *S]", fix)
     return {name: modules[name] for name in names}
+
+
+def channels_last(modules: Mapping[str, nn.Module], name: str) -> str:
+    """The outermost module around a layer, or the layer itself, that answers ``[B, ..., C]``; "" for none.
+
+    Such are linear layers, layer normalisations and what says ``channels_last``, with all that they are made of, and
+    a sequence that ends in one.
+    """
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        module = modules[found := ".".join(parts[:depth])]
+        while isinstance(module, nn.Sequential) and len(module):
+            module = module[-1]
+        if isinstance(module, nn.Linear | nn.LayerNorm) or getattr(module, "channels_last", False):
+            return found
+    return ""
 
 
 @contextmanager

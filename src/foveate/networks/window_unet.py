@@ -11,6 +11,7 @@ decoder is that of the U-Net.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,8 @@ class WindowStage(nn.Module):
 
 class WindowBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), on ``[B, *S, C]`` of any size S. Liu 2021, eq. 3."""
+
+    channels_last: ClassVar[bool] = True
 
     def __init__(self, channels: int, dims: int, shifted: bool) -> None:
         super().__init__()
