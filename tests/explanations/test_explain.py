@@ -107,9 +107,14 @@ def test_pictures_come_with_tiff_maps(tmp_path: Path) -> None:
         assert picture.format == "PNG"
 
 
-def test_a_network_without_attention_says_so_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("boxes", [False, True])
+def test_a_network_without_attention_says_so_once(tmp_path: Path, boxes: bool) -> None:
+    """The box network pools by attention, of which there is no map."""
     model = looking(2)
     model.network.encoder[0] = model.network.encoder[0][1:]
+    if boxes:
+        network = build_network(NetworkConfig(boxes=True), model.plan, model.task.channels)
+        model = Predictor(network, model.task, model.plan, precision="float32")
     for name in ("a", "b"):
         Image.fromarray(blob((20, 20)).astype(np.uint8)).save(tmp_path / f"{name}.png")
     found = foveate.explain(model, tmp_path, tmp_path / "out")

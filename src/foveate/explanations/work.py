@@ -59,7 +59,7 @@ class Work:
         self.stages: list[str] = []
         self.cases: list[dict[str, Any]] = []
         self.pictures: list[Path] = []
-        self.remarks: list[str] = [] if self.explainer.blocks else [NO_ATTENTION]
+        self.remarks: list[str] = []
 
     def patch(self, volume: Volume, answer: np.ndarray) -> Tensor:
         """The part of a scan that the check sees, ``[1, C, *patch]``."""
@@ -124,6 +124,9 @@ class Work:
         stages, checks = check_maps(self.explainer, patch, left if self.checks else None)
         if not self.checks:
             self.stages, self.files = stages, _file_names(list(checks))
+            # Not asked of the network: it may hold blocks that run in other ways than by themselves.
+            if not self.explainer.channel_weights and not any(name.kind == "attention" for name in checks):
+                self.remarks.append(NO_ATTENTION)
         self.checks |= checks
         made = {"case": case, "patch": list(patch.shape[2:])}
         self.checked |= {name: made for name, check in checks.items() if check.verdict != "empty"}
