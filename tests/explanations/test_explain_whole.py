@@ -176,6 +176,24 @@ def test_without_masks_the_threshold_is_otsus_and_the_class_the_likeliest(tmp_pa
     assert "Otsu" in listed["threshold"]["chosen_by"]
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_picture_says_where_a_class_is_located_that_is_not_the_answer(
+    exclusive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is some place of most evidence for every class, in every image."""
+    legends = []
+    monkeypatch.setattr(
+        "foveate.explanations.work.overview", lambda _, image, labels, members, *rest: legends.extend(members) or b""
+    )
+    pictures(tmp_path / "scans", ("a",))
+    model = whole(2, (24, 32), exclusive=exclusive)
+    torch.nn.init.zeros_(model.network.head.weight)
+    model.network.head.bias.data = torch.tensor([-3.0, 3.0, -2.0])
+    for of in ("lesion", "none"):
+        foveate.explain(model, tmp_path / "scans", tmp_path / of, of=of)
+    assert legends == ["most evidence for lesion, which is not the answer", "most evidence for none"]
+
+
 def test_nothing_is_located_by_evidence_that_fails_its_check(tmp_path: Path) -> None:
     """Evidence that no weight has a part in: brightness."""
     pictures(tmp_path / "scans", ("a", "b"))

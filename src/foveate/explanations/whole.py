@@ -94,8 +94,9 @@ class WholeWork(Work):
         if isinstance(task, Classification):
             of = self.of or names[int(answer.argmax())]
             said = {name: round(float(p), 6) for name, p in zip(names, answer, strict=True)}
+            answered = said[of] >= (max(said.values()) if task.exclusive else 0.5)
         else:
-            of = names[0]
+            of, answered = names[0], True
             said = dict(zip(("value", "low", "high"), (float(v) for v in answer), strict=True))
         lines = answer_lines(task, answer)
         if not self.evident:
@@ -111,7 +112,8 @@ class WholeWork(Work):
         file = f"{case.id}/located{'.nii.gz' if volume.dims == 3 else '.png'}"
         write_label(self.folder / file, mask.astype(np.uint8), volume)
         located = {"of": of, "mask": file, "threshold": self.threshold.of(values), "boxes": boxes(mask, values)}
-        members: dict[str, tuple[int, ...]] = {f"most evidence for {of}": (1,)}
+        marked = f"most evidence for {of}" + ("" if answered else ", which is not the answer")
+        members: dict[str, tuple[int, ...]] = {marked: (1,)}
         return Shown(mask.astype(np.uint8), members, lines, {"answer": said, "located": located})
 
     @property
