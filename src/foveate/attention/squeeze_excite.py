@@ -1,6 +1,7 @@
 """Squeeze-and-excitation: one weight per channel from the mean of every channel.
 
-Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, eq. 2-4. No departure.
+Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, eq. 2-4. Departure: the channels are squeezed to a
+quarter, at least 4, not to a sixteenth, because the U-Net is narrow.
 """
 
 from __future__ import annotations
