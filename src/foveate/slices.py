@@ -1,4 +1,4 @@
-"""Which slices of a volume every picture shows, how they lie, and the letters at their sides."""
+"""What pictures show of an image: which slices, how they lie, the letters at their sides, grey or colours."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
+
+from foveate.io import COLOURS
 
 SIDES = ((0.0, 0.5), (1.0, 0.5), (0.5, 0.0), (0.5, 1.0))  # left, right, top, bottom: (x, y) of a picture, y downwards
 
@@ -26,7 +28,7 @@ class Cut:
     affine: np.ndarray | None
 
     def of(self, array: np.ndarray) -> np.ndarray:
-        """The slice ``[rows, columns]`` of an array ``[*S]`` of the scan."""
+        """The slice ``[rows, columns]`` of an array ``[*S]`` of the scan; a picture, in colours too, as it is."""
         if self.axis is None:
             return array
         array = array if self.affine is None else _to_ras(array, self.affine)
@@ -87,6 +89,27 @@ def best_cut(
     where voxels are cubes. structures: by default ``shown`` itself."""
     found = cuts(shown, shown if structures is None else structures, spacing, affine)
     return max(found, key=lambda cut: round(cut.mm, 3))
+
+
+def to_draw(array: np.ndarray, channels: Sequence[str]) -> np.ndarray:
+    """What is drawn of an image ``[C, *S]``: the colours of a picture that has such channels, uint8
+    ``[rows, columns, 3]``, else the first channel that is there, ``[*S]``."""
+    if tuple(channels) == COLOURS:
+        return grey_or_colour(array)
+    first: np.ndarray = next(channel for channel in array if not np.isnan(channel).any())
+    return first
+
+
+def grey_or_colour(array: np.ndarray) -> np.ndarray:
+    """``[C, rows, columns]`` -> uint8 ``[rows, columns, 3]``: three channels of bytes as they are; three others, or the
+    first of those that are there, between their percentiles 0.5 and 99.5."""
+    if len(array) == 3 and array.min() >= 0 and 1 < array.max() <= 255:
+        return array.transpose(1, 2, 0).astype(np.uint8)
+    there = np.stack([channel for channel in array if np.isfinite(channel).all()]).astype(np.float32)
+    shown = there if len(there) == 3 else there[:1].repeat(3, axis=0)
+    low, high = np.percentile(shown, (0.5, 99.5))
+    levels: np.ndarray = np.clip((shown - low) / max(high - low, 1e-6), 0, 1) * 255
+    return levels.astype(np.uint8).transpose(1, 2, 0)
 
 
 def _to_ras(array: np.ndarray, affine: np.ndarray) -> np.ndarray:

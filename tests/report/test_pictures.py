@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from foveate.report.pictures import PALETTE, case_views, curve_picture
+from foveate.slices import to_draw
 
 SHAPE, SPACING = (40, 36, 30), (1.0, 1.0, 1.0)
 
@@ -52,6 +53,19 @@ def test_the_patients_right_is_on_the_left_however_the_file_is_stored(code: str)
     assert bright_quadrant(axial.png) == ("top", "left")  # front, right
     assert bright_quadrant(coronal.png) == ("top", "left")  # upper, right
     assert bright_quadrant(sagittal.png) == ("top", "left")  # upper, front
+
+
+def test_a_colour_picture_is_shown_in_its_colours_and_modalities_are_not() -> None:
+    image = np.zeros((3, 30, 40), np.float32)
+    image[0, :, :20], image[1, :, 20:] = 200, 150
+    shown = pixels(
+        case_views(to_draw(image, ("red", "green", "blue")), (1.0, 1.0), None, np.zeros((30, 40)), [])[0].png
+    )
+    left, right = shown[:, 10:150].mean((0, 1)), shown[:, -150:-10].mean((0, 1))
+    assert left[0] > 150 > 50 > left[1:].max()
+    assert right[1] > 100 > 50 > right[[0, 2]].max()
+    image[0] = np.nan  # the first modality is missing
+    assert np.array_equal(to_draw(image, ("T1", "T2", "FLAIR")), image[1])
 
 
 def test_proportions_are_those_of_the_body() -> None:

@@ -54,8 +54,8 @@ def overview(
     answer: Sequence[str] = ("Prediction", "the model's answer"),
     most_columns: int = _MOST_COLUMNS,
 ) -> bytes:
-    """The picture as PNG. image, labels: slices ``[rows, columns]`` of the scan and of its prediction. answer: lines
-    above the scan."""
+    """The picture as PNG. image, labels: slices ``[rows, columns]`` of the scan (or a picture's colours) and of its
+    prediction. answer: lines above the scan."""
     height, width = (image.shape[0] + 1) * cut.aspect, image.shape[1] + 1
     scale = _SIDE / max(height, width)
     # A long, thin slice still needs room for its heading and colour bar.

@@ -26,7 +26,7 @@ from foveate.io import write_label, write_map
 from foveate.io.volume import Volume
 from foveate.metrics.task_result import without_nan
 from foveate.predict.predictor import AnyPredictor
-from foveate.slices import best_cut
+from foveate.slices import best_cut, to_draw
 
 # Bytes of maps that are held at once; more maps than that are made in several passes over the scan.
 HELD = 1 << 30
@@ -105,7 +105,7 @@ class Work:
             write_atomic(folder / "channel_weights.csv", self._channel_table())
             record["channel_weights"] = f"{case.id}/channel_weights.csv"
         picture = folder / "overview.png"
-        image = next(channel for channel in volume.array if not np.isnan(channel).all())  # a modality that is there
+        image = to_draw(volume.array, [channel.name for channel in self.predictor.plan.channels])
         slices = cut.of(image), cut.of(shown.labels)
         write_atomic(picture, overview(case.id, *slices, shown.members, cut, panels, shown.lines))
         self.pictures.append(picture)

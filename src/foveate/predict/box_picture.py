@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from foveate.boxes import SURE
 from foveate.figures import PALETTE
 from foveate.io.volume import Volume
-from foveate.slices import SIDES, Cut, best_cut
+from foveate.slices import SIDES, Cut, best_cut, grey_or_colour
 from foveate.tasks import Boxes
 
 CAPTION = f"boxes of a score of {SURE:g} and more"
@@ -86,18 +86,6 @@ def _enlarged(shape: Sequence[int], aspect: float) -> np.ndarray:
     steps = np.array([aspect, 1.0]) / min(aspect, 1.0)
     factors: np.ndarray = steps * max(1.0, SIDE / max(steps * shape))
     return factors
-
-
-def grey_or_colour(array: np.ndarray) -> np.ndarray:
-    """``[C, rows, columns]`` -> uint8 ``[rows, columns, 3]``: three channels of bytes as they are; three others, or the
-    first of those that are there, between their percentiles 0.5 and 99.5."""
-    if len(array) == 3 and array.min() >= 0 and 1 < array.max() <= 255:
-        return array.transpose(1, 2, 0).astype(np.uint8)
-    there = np.stack([channel for channel in array if np.isfinite(channel).all()]).astype(np.float32)
-    shown = there if len(there) == 3 else there[:1].repeat(3, axis=0)
-    low, high = np.percentile(shown, (0.5, 99.5))
-    levels: np.ndarray = np.clip((shown - low) / max(high - low, 1e-6), 0, 1) * 255
-    return levels.astype(np.uint8).transpose(1, 2, 0)
 
 
 def _free(

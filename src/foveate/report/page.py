@@ -35,8 +35,9 @@ _HEADERS = {"dice": "Dice", "nsd": "Surface Dice", "ap50": "AP50", "ap": "AP", "
 class ReportCase:
     """One scan to show.
 
-    image: ``[*S]`` one channel, 2D or 3D. spacing: mm per axis. label: integer ``[*S]``, or None when the scan
-    has none. prediction: integer ``[*S]``. dice: its mean Dice, or None. caption: a line of plain text.
+    image: ``[*S]`` one channel, 2D or 3D, or a picture's colours as of ``slices.to_draw``. spacing: mm per axis.
+    label: integer ``[*S]``, or None when the scan has none. prediction: integer ``[*S]``. dice: its mean Dice, or None.
+    caption: a line of plain text.
     views: what to show, where it is drawn already; prediction is then None.
     affine: 4x4 to RAS mm, without which a volume is shown in axis order and sides are not marked.
     """
@@ -91,7 +92,7 @@ def write_report(
         curves=_curves(dict(curves or {})),
         legend=list(zip(named, colours(len(named)), strict=True)),
         labelled=any(case.label is not None for case in cases),
-        volumes=any(case.image.ndim == 3 for case in cases),
+        volumes=any(len(case.spacing) == 3 for case in cases),
         marked=any(case.affine is not None for case in cases),
         cases=[_case(case, values) for case in _worst_first(cases)],
         attention=None if attention is None else {"title": attention.title, "source": _data_url(attention)},

@@ -40,9 +40,9 @@ def case_views(
 ) -> list[View]:
     """Slices through the structure with its contours: three planes of a volume, or the picture itself.
 
-    image: ``[*S]`` one channel. spacing: mm per axis. label (None if there is none), prediction: integer
-    ``[*S]``. values: the label values that each class joins. affine: 4x4 to RAS mm; with it the volume is
-    turned to RAS, shown as radiologists look at it (the patient's right on the left) and marked R and L.
+    image: ``[*S]`` one channel, or the colours of a picture. spacing: mm per axis. label (None if there is none),
+    prediction: integer ``[*S]``. values: the label values that each class joins. affine: 4x4 to RAS mm; with it the
+    volume is turned to RAS, shown as radiologists look at it (the patient's right on the left) and marked R and L.
     Without it a volume is shown in the order of its axes, and no side is claimed.
     Each plane is the slice where the label, or without one the prediction, is largest, around all structures.
     """

@@ -21,6 +21,7 @@ from foveate.predict.whole import WholePredictor
 from foveate.report.page import ReportCase, write_report
 from foveate.report.pictures import View
 from foveate.report.whole import answer_pictures, confusion
+from foveate.slices import to_draw
 
 PICTURES = 6  # cases shown
 # Of each task: key of the log -> name in the table.
@@ -155,5 +156,5 @@ def _picture(case: PreparedCase, caption: str, predictor: Predictor) -> ReportCa
     dice = None if label is None else predictor.task.mean_dice(predicted, label)
     # Prepared volumes lie in canonical orientation, so their affine is the spacing alone.
     affine = np.diag([*case.spacing, 1.0]) if len(case.spacing) == 3 else None
-    shown = next(channel for channel in image if not np.isnan(channel).any())  # the first modality may be missing
+    shown = to_draw(image, [channel.name for channel in predictor.plan.channels])
     return ReportCase(case.id, shown, case.spacing, label, predicted, dice, caption, affine)

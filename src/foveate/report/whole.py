@@ -10,6 +10,7 @@ import numpy as np
 from foveate.batches.cache import PreparedCase, PreparedCohort
 from foveate.predict.whole import WholePredictor
 from foveate.report.page import ReportCase
+from foveate.slices import to_draw
 from foveate.tasks import Classification
 
 
@@ -23,10 +24,10 @@ def answer_pictures(
         image = np.asarray(case.image, np.float32)
         answer = predictor.task.answers(predictor.logits([image]))[0]
         said = f"Answer: {_said(predictor, answer)}. {_label(predictor, case)}{caption}."
-        channel = next(channel for channel in image if not np.isnan(channel).any())  # the first may be missing
+        drawn = to_draw(image, [channel.name for channel in predictor.plan.channels])
         affine = np.diag([*case.spacing, 1.0]) if len(case.spacing) == 3 else None
-        nothing = np.zeros(channel.shape, np.uint8)
-        out.append(ReportCase(name, channel, case.spacing, None, nothing, None, said, affine))
+        nothing = np.zeros(image.shape[1:], np.uint8)
+        out.append(ReportCase(name, drawn, case.spacing, None, nothing, None, said, affine))
     return out
 
 
