@@ -289,7 +289,20 @@ def share_a_patient(data: Path) -> str:
 @pytest.mark.parametrize("change", [change_image, remove_case, add_case, add_label, share_a_patient])
 def test_a_changed_dataset_is_refused_by_case(copied: Path, finished: Path, change: Callable[[Path], str]) -> None:
     said = change(copied)
-    assert said in str(refused(copied, finished))
+    found = str(refused(copied, finished))
+    assert said in found
+    assert ("--labelled" in found) == (change is add_label)
+
+
+def test_a_continuation_without_the_list_of_labels_is_told_of_it(data: Path, tmp_path: Path) -> None:
+    """No file has changed: to put any back is no advice."""
+    run, cases = prepared_run(tmp_path / "run"), tmp_path / "cases.txt"
+    cases.write_text("case0\ncase1\n")
+    train(data, run, labelled=cases, steps=2, device="cpu", quiet=True)
+    assert "Give --labelled as when the run was started" in str(refused(data, run, steps=2))
+    train(data, run, labelled=cases, resume=True, quiet=True)
+    cases.write_text("case0\ncase1\ncase2\n")
+    assert "Give --labelled as when the run was started" in str(refused(data, run, steps=2, labelled=cases))
 
 
 # Numbers and memory that run out

@@ -17,6 +17,8 @@ from foveate.errors import Problem
 FREE_ON_RESUME = frozenset({"device", "checkpoint_seconds", "cache"})
 _PACKAGES = ("foveate", "torch", "numpy", "scipy", "nibabel", "pillow", "lightning-fabric", "safetensors")
 _ADVICE = "Continue with what the run was started with, or train in another folder."
+_BACK = "Put the files back as they were, or train in another folder."
+_LABELLED = "Give --labelled as when the run was started, or put the label files back; else train in another folder."
 _NAMED = 8
 
 
@@ -59,13 +61,18 @@ def setting_differences(file: Path, before: Any, now: Any) -> list[Problem]:
 
 
 def data_differences(file: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
-    """A problem each for cases that were added, removed or changed; SHA-256 per part of each case are compared."""
-    changed = []
+    """A problem each for cases that were added, removed or changed; SHA-256 per part of each case are compared.
+
+    Where a label was known to one side alone, the file of ``--labelled``, which no run keeps, may be what differs.
+    """
+    changed, fixes = [], {"changed": _BACK}
     for case in sorted(before.keys() & now.keys()):
         old, new = plain(before[case]), plain(now[case])
         parts = [part for part in sorted({**old, **new}) if old.get(part) != new.get(part)]
         if parts:
             changed.append(f"{case} ({', '.join(parts)})")
+        if "label" in parts and None in (old.get("label"), new.get("label")):
+            fixes["changed"] = _LABELLED
     groups = {
         "added": sorted(now.keys() - before.keys()),
         "removed": sorted(before.keys() - now.keys()),
@@ -77,7 +84,7 @@ def data_differences(file: Path, before: Mapping[str, Any], now: Mapping[str, An
             "data",
             f"{len(cases)} {'case' if len(cases) == 1 else 'cases'} {what}: {_some(cases)}",
             "the dataset that the run was started with",
-            "Put the files back as they were, or train in another folder.",
+            fixes.get(what, _BACK),
         )
         for what, cases in groups.items()
         if cases
