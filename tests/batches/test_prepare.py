@@ -1,5 +1,6 @@
 """Preparation keeps the place, the contrast and the labels of a scan, and caches whole files only."""
 
+import errno
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from foveate.batches.prepare import prepare_cohort, prepare_label, prepare_volum
 from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.errors import InputError
+from foveate.files import Unwritable, unwritten
 from foveate.io.volume import Volume
 
 
@@ -267,3 +269,29 @@ def test_full_disk_is_said_and_leaves_nothing_half_written(tmp_path):
     assert done.stdout.startswith("case big: cache/big-")
     assert "Free some space" in done.stdout
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_cache_that_takes_no_file_is_no_fault_of_the_scans(cohort, tmp_path, monkeypatch):
+    def denied(path, array):
+        raise unwritten(path, PermissionError(errno.EACCES, "Permission denied"), array.nbytes)
+
+    monkeypatch.setattr(prepare, "write_array", denied)
+    with pytest.raises(Unwritable) as caught:
+        prepare_cohort(cohort, make_plan(), tmp_path / "cache", 2)
+    assert "cache/s" in str(caught.value)
+    assert "see to its permissions" in str(caught.value)
+    assert "remove it" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")]
+)
+def test_too_little_memory_is_no_fault_of_the_scans(error, cohort, tmp_path, monkeypatch):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(prepare, "prepare_volume", full)
+    with pytest.raises(InputError, match="memory ran out") as caught:
+        prepare_cohort(cohort, make_plan(), tmp_path / "cache", 2)
+    assert "case s0" in str(caught.value)
+    assert "remove it" not in str(caught.value)

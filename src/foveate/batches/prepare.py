@@ -29,7 +29,7 @@ from foveate.cohort.cohort import IGNORE, Case, Cohort
 from foveate.cohort.facts import BACKGROUND
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.errors import InputError, Problem, refuse
-from foveate.files import DiskFull
+from foveate.files import Unwritable
 from foveate.io import image_files, read_image, read_label
 from foveate.io.stream import fits_memory
 from foveate.io.volume import Volume
@@ -210,8 +210,8 @@ def prepare_cohort(
     workers: threads. They cannot die unseen, and the work is in libraries that release the interpreter lock.
     progress: called with (cases done, cases in all).
 
-    Raises InputError listing each case that failed with its cause; DiskFull when there is no room. A file
-    under its final name is always complete.
+    Raises InputError listing each case that failed with its cause; DiskFull when there is no room, Unwritable when
+    the folder takes no file. A file under its final name is always complete.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stop = threading.Event()
@@ -222,8 +222,8 @@ def prepare_cohort(
         try:
             for count, future in enumerate(as_completed(futures), 1):
                 case, error = futures[future], future.exception()
-                if isinstance(error, DiskFull):
-                    raise DiskFull(f"case {case.id}: {error} Cases already prepared are kept.") from error
+                if isinstance(error, Unwritable):  # the cache is at fault, and no case
+                    raise type(error)(f"case {case.id}: {error} Cases already prepared are kept.") from error
                 if error is not None:
                     problems += _problems(case, error)
                 else:
@@ -294,8 +294,8 @@ def _problems(case: Case, error: BaseException) -> list[Problem]:
             Problem(p.file, f"case {case.id}: {p.field}", p.found, p.expected, p.fix, p.severity, case.id)
             for p in error.problems
         ]
-    found = f"{type(error).__name__}: {error}"
-    file = str(case.images[0])
-    return [
-        Problem(file, f"case {case.id}", found, "a case that can be prepared", "Repair or remove it.", case=case.id)
-    ]
+    found, fix = f"{type(error).__name__}: {error}", "Repair or remove it."
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch says it so
+        found = "memory ran out while it was prepared"
+        fix = "Close other programs, crop or resample the image, or use a larger machine."
+    return [Problem(str(case.images[0]), f"case {case.id}", found, "a case that can be prepared", fix, case=case.id)]
