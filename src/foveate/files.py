@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 from pathlib import Path
 
 from foveate.errors import FoveateError
@@ -69,9 +70,12 @@ def unwritten(path: Path, error: OSError, number: int) -> Unwritable:
 
 
 def _temporary(name: str) -> str:
-    """What a file is called until it is whole: no longer than file systems take, where the name itself is not."""
+    """What a file is called until it is whole: no longer than file systems take, where the name itself is not.
+
+    Never twice: containers and machines that share a folder may have one process id, and threads have.
+    """
     name = name if len(os.fsencode(name)) <= LONG else hashlib.sha256(os.fsencode(name)).hexdigest()
-    return f".{name}.{os.getpid()}.tmp"
+    return f".{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
 def sweep_temporary(folder: Path, pattern: str = "*") -> None:
