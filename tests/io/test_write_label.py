@@ -14,7 +14,8 @@ import SimpleITK as sitk
 from PIL import Image
 
 from foveate.errors import FoveateError, InputError
-from foveate.io import Volume, inspect_label, read_image, write_label
+from foveate.io import Volume, inspect_label, read_image, read_label, write_label
+from foveate.io.files import grid_difference
 
 SHAPE = (6, 7, 8)
 ROTATED = nib.affines.from_matvec(
@@ -115,3 +116,31 @@ def test_a_failing_rename_leaves_the_old_file(tmp_path: Path, like: Volume, monk
         write_label(out, labels(), like)
     assert out.read_bytes() == b"old"
     assert not list(tmp_path.glob(".writing-*"))
+
+
+@pytest.mark.parametrize("axes", ["RAS", "PSR", "SLA"])
+def test_voxels_in_another_order_are_not_to_get_another_affine(axes: str, tmp_path: Path, like: Volume) -> None:
+    """That would mirror them; what is advised gives the same voxels in the same places."""
+    drawn = nib.Nifti1Image(labels(), like.affine)
+    way = nib.orientations.ornt_transform(nib.io_orientation(like.affine), nib.orientations.axcodes2ornt(axes))
+    turned = drawn.as_reoriented(way)
+    turned.to_filename(tmp_path / "label.nii.gz")
+    problem = grid_difference(read_label(tmp_path / "label.nii.gz"), like)
+    assert problem is not None
+    assert f"axes {axes}, not {''.join(nib.aff2axcodes(like.affine))}" in problem.found
+    assert "do not copy" in problem.fix
+    line = problem.fix.partition("as nibabel loads it: ")[2].rstrip(".")
+    back = eval(line, {"nib": nib, "x": nib.load(tmp_path / "label.nii.gz")})
+    back.to_filename(tmp_path / "label.nii.gz")
+    again = read_label(tmp_path / "label.nii.gz")
+    assert grid_difference(again, like) is None
+    np.testing.assert_array_equal(again.array[0], labels())
+
+
+def test_another_place_is_another_matter_than_another_order(like: Volume) -> None:
+    moved, mirrored = like.affine.copy(), like.affine @ np.diag([-1.0, 1, 1, 1])
+    moved[:3, 3] += 3
+    for affine in (moved, mirrored):  # mirrored about its first voxel: it lies elsewhere
+        problem = grid_difference(Volume(labels()[None], affine), like)
+        assert problem is not None
+        assert problem.field == "affine"

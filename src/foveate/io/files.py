@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
 from foveate.errors import InputError, Problem, refuse
@@ -96,6 +97,14 @@ def read_label(path: Path) -> Volume:
 def grid_difference(label: Volume, image: Volume) -> Problem | None:
     """The refusal when two volumes do not lie on the same voxel grid, with the distance in mm."""
     file, other = str(label.path), "/".join(image.path.parts[-2:]) if image.path else "the image"
+    if codes := _reordered(label, image):
+        found = f"the voxels of {other} in another order: axes {codes[0]}, not {codes[1]}"
+        fix = (
+            "Its affine is right: do not copy another to it, which would mirror it. Reorder its voxels, "
+            "x as nibabel loads it: x.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(x.affine), "
+            f"nib.orientations.axcodes2ornt('{codes[1]}')))."
+        )
+        return Problem(file, "axes", found, f"{codes[1]}, as {other}", fix)
     if label.shape != image.shape:
         found = " x ".join(map(str, label.shape))
         expected = f"{' x '.join(map(str, image.shape))}, as {other}"
@@ -109,6 +118,21 @@ def grid_difference(label: Volume, image: Volume) -> Problem | None:
     found = f"a corner lies {distance:.2f} mm from where {other} has it"
     fix = "If the voxels do belong together, copy the image's affine to this file; otherwise resample it."
     return Problem(file, "affine", found, f"the same position within {tolerance(image.affine, image.dims):.3g} mm", fix)
+
+
+def _reordered(label: Volume, image: Volume) -> tuple[str, str] | None:
+    """Where the axes of two volumes point, "LAS", if both have the same voxels in another order; else None."""
+    if not label.dims == image.dims == 3:
+        return None
+    codes = ["".join(map(str, nib.aff2axcodes(volume.affine))) for volume in (label, image)]
+    if codes[0] == codes[1]:
+        return None
+    way = nib.orientations.ornt_transform(*(nib.io_orientation(volume.affine) for volume in (label, image)))
+    shape = tuple(label.shape[int(axis)] for axis in np.argsort(way[:, 0]))
+    affine = label.affine @ nib.orientations.inv_ornt_aff(way, label.shape)
+    if shape != image.shape or corner_distance(affine, image.affine, shape) > tolerance(image.affine, 3):
+        return None
+    return codes[0], codes[1]
 
 
 def write_label(path: Path, labels: np.ndarray, like: Volume) -> None:
