@@ -144,3 +144,14 @@ def test_another_place_is_another_matter_than_another_order(like: Volume) -> Non
         problem = grid_difference(Volume(labels()[None], affine), like)
         assert problem is not None
         assert problem.field == "affine"
+
+
+@pytest.mark.parametrize(("codes", "written"), [((94, 2), 2), ((-1, 1), 1), ((6, 0), 1), ((5, 1), 5)])
+def test_a_code_that_the_format_does_not_have_is_not_written(codes: tuple, written: int, tmp_path: Path) -> None:
+    """Such a file is read; its prediction ended in a traceback, with those of the scans after it."""
+    content = bytearray(nib.Nifti1Image(np.zeros(SHAPE, np.int16), np.eye(4)).to_bytes())
+    content[252:256] = np.array(codes[::-1], "<i2").tobytes()
+    (tmp_path / "image.nii").write_bytes(content)
+    write_label(tmp_path / "out.nii.gz", labels(), read_image([tmp_path / "image.nii"]))
+    header = nib.load(tmp_path / "out.nii.gz").header
+    assert (header["sform_code"], header["qform_code"]) == (written, written)

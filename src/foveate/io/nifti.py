@@ -85,7 +85,8 @@ def whole_numbers(path: Path, data: np.ndarray) -> tuple[np.ndarray | None, list
 def nifti_bytes(array: np.ndarray, like: Volume, *, gzipped: bool) -> bytes:
     """A NIfTI-1 file of ``array [*S]`` in its own type, whose sform and qform both hold ``like``'s affine."""
     image = nib.Nifti1Image(array, like.affine)
-    code = int(like.meta.get("sform_code") or like.meta.get("qform_code") or 1)
+    codes = [int(like.meta.get(name) or 0) for name in ("sform_code", "qform_code")]
+    code = next((code for code in codes if 1 <= code <= 5), 1)  # the format has no others, files have
     image.set_sform(like.affine, code)
     image.set_qform(like.affine, code)
     image.header.set_xyzt_units("mm")
