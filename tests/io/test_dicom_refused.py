@@ -94,6 +94,7 @@ REFUSED = [
     ("42 signed and not", on({1}, put(PixelRepresentation=0)), "BitsStored, PixelRepresentation", "from 0 to 4095"),
     ("42 values beyond the bits", on(set(range(6)), put(BitsStored=10, HighBit=9)), "BitsStored", "values from -20"),
     ("48 a segmentation", on({1}, put(SOPClassUID=SEG)), "SOPClassUID", "a segmentation"),
+    ("slices side by side", on(set(range(6)), put(ImageType=["DERIVED", "MOSAIC"])), "ImageType", "MOSAIC: all slices"),
     ("real numbers", float_pixels, "PixelData", "real numbers"),
 ]  # fmt: skip
 

@@ -143,6 +143,9 @@ def _judge(fields: Fields, file: BinaryIO, syntax: UID) -> Header | None:
     count = len(sequence(fields.dataset, "PerFrameFunctionalGroupsSequence")) or 1
     judge_pixels(fields, file, syntax, count)
     low, high, stored = stored_values(fields)
+    if "MOSAIC" in texts(fields.dataset, "ImageType"):  # Siemens: only a private header says where each slice lies
+        fix = "Convert the series with a tool that takes the slices apart, such as dcm2niix."
+        fields.note("ImageType", "MOSAIC: all slices of a volume side by side in one", "one slice", fix)
     if not fields.usable:
         return None
     name = fields.text("PatientName")
