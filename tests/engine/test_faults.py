@@ -22,6 +22,8 @@ from torch import Tensor
 from foveate.batches.sampler import Batch
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.engine.checkpoint import Checkpoints
+from foveate.engine.progress import TrainingProgress
+from foveate.engine.signals import Stopped
 from foveate.engine.train import train
 from foveate.errors import FoveateError, InputError
 from foveate.methods.mean_teacher import MeanTeacher
@@ -175,6 +177,20 @@ def test_sigterm_saves_and_the_run_goes_on_bitwise_equal(data: Path, run: Path, 
     assert code == 0, said
     assert weights(run) == weights(ended)
     check_log(run)
+
+
+def test_a_signal_while_scans_are_prepared_again_names_the_step_that_is_saved(
+    data: Path, ended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose data or cache was moved has nothing lost, and must not look as if it had."""
+    run = Path(shutil.copytree(ended, tmp_path / "run"))
+
+    def terminate(self: TrainingProgress, what: str, done: int, cases: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingProgress, "counting", terminate)
+    with pytest.raises(Stopped, match=f"at step {STEPS};"):
+        train(data, run, resume=True, quiet=True, set=[f"cache={tmp_path / 'other'}"])
 
 
 def test_a_second_process_is_refused(data: Path, run: Path, ended: Path) -> None:

@@ -187,7 +187,8 @@ def fit(
         progress.note(f"There are no unlabelled scans, so {settings.method.name} trains as supervised does.")
     learner = assemble(fabric, plan, settings, kind)  # before the scans are prepared: it may refuse the plan
     cache = Path(settings.cache) if settings.cache else folder.path / "prepared"
-    prepared, sampler = prepare(here, lesson, settings, kind, cache)
+    saved = max(folder.checkpoints.steps(), default=0)
+    prepared, sampler = prepare(here, lesson, settings, kind, cache, saved)
     if settings.pieces == "auto" and kind.learns_labels and isinstance(learner.task, Segmentation):
         find_pieces(learner.task, (prepared[name] for name in lesson.donors or split.train), progress)
     predictor = build_predictor(learner.average, learner.task, plan, device=fabric.device, precision=settings.precision)
@@ -243,14 +244,17 @@ def fit(
 
 
 def prepare(
-    here: Session, lesson: Lesson, settings: Config, kind: type[Method], cache: Path
+    here: Session, lesson: Lesson, settings: Config, kind: type[Method], cache: Path, saved: int = 0
 ) -> tuple[PreparedCohort, Sampler]:
-    """The lesson's cases as the plan has them, in ``cache``, and what draws batches from them."""
+    """The lesson's cases as the plan has them, in ``cache``, and what draws batches from them.
+
+    saved: the step from which the run goes on if it is stopped meanwhile.
+    """
 
     def prepared_one(done: int, cases: int) -> None:
         here.progress.counting("scans prepared", done, cases)
         if here.stop.requested:
-            raise here.stop.stopped(0)
+            raise here.stop.stopped(saved)
 
     plan, device = here.plan, here.fabric.device
     prepared = prepare_cohort(lesson.cohort, plan, cache, workers(), prepared_one)
