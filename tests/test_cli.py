@@ -10,7 +10,7 @@ from rich.console import Console
 
 from foveate import __version__
 from foveate.cli import main
-from foveate.errors import FoveateError, Problem, refuse
+from foveate.errors import FoveateError, InputError, Problem, refuse
 
 
 def foveate(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -107,6 +107,18 @@ def test_predict_hands_over(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert {"device": "cpu", "mirror": True, "views": 3}.items() <= named.items()
     named["progress"](1, 1)
     assert capsys.readouterr().out == "out/a.nii.gz\n"
+
+
+def test_predict_says_what_it_noted_where_a_case_could_not_be_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def partly(*_: object, **named: object) -> None:
+        named["note"]("heart: in 1 of 2 scans ...")  # type: ignore[operator]
+        raise InputError(Problem("b.nii", "content", "text", "a NIfTI image", "Copy it again."))
+
+    monkeypatch.setattr("foveate.predict.files.predict_files", partly)
+    assert leave("predict", "r", "in", "out") == 1
+    assert capsys.readouterr().err.startswith("heart: in 1 of 2 scans ...\nb.nii: content")
 
 
 def test_evaluate_renders(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

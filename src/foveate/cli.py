@@ -170,23 +170,25 @@ def predict(
     from foveate.predict.files import predict_files
 
     notes: list[str] = []
-    with _bar("scans predicted") as progress:
-        paths = predict_files(
-            run,
-            input_,
-            out,
-            device=device or "auto",
-            mirror=mirror,
-            views=views,
-            all_pieces=all_pieces,
-            overwrite=overwrite,
-            progress=progress,
-            note=notes.append,
-        )
-    for path in paths:
-        typer.echo(printable(str(path)))
-    for line in notes:
-        typer.echo(printable(line), err=True)
+    try:
+        with _bar("scans predicted") as progress:
+            paths = predict_files(
+                run,
+                input_,
+                out,
+                device=device or "auto",
+                mirror=mirror,
+                views=views,
+                all_pieces=all_pieces,
+                overwrite=overwrite,
+                progress=progress,
+                note=notes.append,
+            )
+        for path in paths:
+            typer.echo(printable(str(path)))
+    finally:  # where some cases could not be read, too
+        for line in notes:
+            typer.echo(printable(line), err=True)
 
 
 @app.command()

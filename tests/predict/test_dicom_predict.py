@@ -185,3 +185,16 @@ def test_no_name_and_no_uid_gets_out(tmp_path: Path, capsys) -> None:
     assert not any("1.2.4711.5" in text for text in texts)
     assert not any(b"1.2.4711.5" in content for content in files)
     assert {path.name for path in tmp_path.iterdir()} == {"data", "made"}
+
+
+def test_files_of_a_series_that_are_left_out_are_said(tmp_path: Path) -> None:
+    """The mask is of fewer slices than the scan: nobody else tells."""
+    series = write_series(tmp_path / "T1", stored(6))
+    slices = sorted(series.iterdir(), key=lambda path: path.stem[-1])
+    slices[-1].write_bytes(slices[-1].read_bytes()[132:])  # without what makes it a DICOM file, and its suffix
+    slices[-1].rename(series / "IM6")
+    said: list[str] = []
+    (mask,) = predict_files(named("any"), series, tmp_path / "out", note=said.append)
+    assert nib.load(mask).shape[2] == 5
+    assert len(said) == 1
+    assert "1 files that are no DICOM files (IM6)" in said[0]

@@ -196,3 +196,27 @@ def test_digits_at_the_end_count_cases_where_one_file_holds_all_channels(tmp_pat
         assert [case.id for case in alone] == [f"IMG_{number:04d}"]
     (case,) = find_images(tmp_path, ("T1", "T2", "FLAIR"))
     assert (case.id, len(case.images)) == ("IMG", 3)
+
+
+def test_what_is_odd_about_an_image_is_said(tmp_path):
+    """The mask lies where the sform says; by the qform the image is shown 40 mm away."""
+    for number in range(5):
+        scan(tmp_path / "in" / f"{number}.nii.gz")
+        image = nib.load(tmp_path / "in" / f"{number}.nii.gz")
+        moved = AFFINE.copy()
+        moved[1, 3] += 40
+        image.set_qform(moved, 1)
+        image.set_sform(AFFINE, 1)
+        nib.save(image, tmp_path / "in" / f"{number}.nii.gz")
+    said = []
+    written = predict_files(model(), tmp_path / "in", tmp_path / "out", note=said.append)
+    assert len(written) == 5
+    for number, line in enumerate(said[:3]):
+        assert f"{number}.nii.gz: sform, qform: found" in line
+        assert "40.00 mm apart" in line
+    assert said[3:] == ["sform, qform: 2 more like these."]
+    said.clear()
+    (tmp_path / "in" / "5.nii.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"5\.nii\.gz"):
+        predict_files(model(), tmp_path / "in", tmp_path / "out", note=said.append, overwrite=True)
+    assert len(said) == 4

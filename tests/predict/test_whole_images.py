@@ -121,9 +121,13 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_written(run, 
     folder.mkdir()
     (folder / "good.png").write_bytes((pictures / "dark" / "p0.png").read_bytes())
     (folder / "torn.png").write_bytes((pictures / "dark" / "p0.png").read_bytes()[:100])
+    Image.open(folder / "good.png").convert("LA").save(folder / "opaque.png")
+    said = []
     with pytest.raises(InputError, match=r"torn\.png"):
-        predict_files(run, folder, tmp_path / "out")
-    assert [row["case"] for row in rows(tmp_path / "out" / "predictions.csv")] == ["good"]
+        predict_files(run, folder, tmp_path / "out", note=said.append)
+    assert [row["case"] for row in rows(tmp_path / "out" / "predictions.csv")] == ["good", "opaque"]
+    assert len(said) == 1
+    assert "opaque.png: alpha" in said[0]
 
 
 def test_regression_of_volumes(tmp_path):

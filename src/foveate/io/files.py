@@ -73,15 +73,24 @@ def inspect_image(
     return Volume(array, first.affine, first.path, first.meta), problems
 
 
-def read_image(paths: Sequence[Path], channels: int | None = None, missing: Sequence[int] = ()) -> Volume:
+def read_image(
+    paths: Sequence[Path],
+    channels: int | None = None,
+    missing: Sequence[int] = (),
+    said: list[Problem] | None = None,
+) -> Volume:
     """An image as float32 ``[C, *S]`` in the file's own voxel order; several files are its channels. A folder is a
     DICOM series.
 
     channels: number of channels that the dataset declares, checked when given. A 4-D NIfTI (last axis =
     channels) is accepted only with it. missing: numbers of channels that have no file; they are filled with NaN.
+    said: takes what is no more than a warning.
     Raises InputError with everything that is wrong with the files.
     """
-    return _or_raise(*inspect_image(paths, channels, missing))
+    volume, problems = inspect_image(paths, channels, missing)
+    if said is not None:
+        said += [problem for problem in problems if problem.severity == "warn"]
+    return _or_raise(volume, problems)
 
 
 def inspect_label(path: Path) -> tuple[Volume | None, list[Problem]]:

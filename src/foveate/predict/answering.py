@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from foveate.batches.grid import Grid
 from foveate.batches.prepare import prepare_volume
 from foveate.cohort.plan import Plan
-from foveate.errors import FoveateError, InputError, refuse
+from foveate.errors import FoveateError, InputError, Problem, refuse
 from foveate.io import read_image
 from foveate.io.volume import Volume
 from foveate.layers import present
@@ -66,12 +66,12 @@ class Answering(Generic[Kind]):
             raise self.refuse_missing(str(volume.path or "image"), "modalities", absent)
         return image, grid
 
-    def read(self, files: Sequence[Path], missing: Sequence[int] = ()) -> Volume:
-        """The files of one case, which are its channels but for the numbers ``missing``. Raises InputError when the
-        model wants other channels."""
+    def read(self, files: Sequence[Path], missing: Sequence[int] = (), said: list[Problem] | None = None) -> Volume:
+        """The files of one case, which are its channels but for the numbers ``missing``. said: takes what is no more
+        than a warning. Raises InputError when the model wants other channels."""
         wanted = len(self.plan.channels)
         # One file may hold all channels as a fourth axis; only a model of several channels expects that.
-        return read_image(files, wanted if missing or len(files) == 1 < wanted else None, missing)
+        return read_image(files, wanted if missing or len(files) == 1 < wanted else None, missing, said)
 
     @property
     def takes_missing(self) -> bool:

@@ -27,12 +27,14 @@ def predict_boxes(
     *,
     mirror: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    said: list[Problem] | None = None,
 ) -> list[Path]:
     """Write ``out/predictions.json``, or ``out`` itself where that ends in .json, and beside it
     ``pictures/CASE.png``, into folders that are there; returns their paths.
 
     Images have file_name and, of pictures, width and height, of volumes size; annotations have bbox, ``[x, y, w, h]``
-    with x along the columns, or ``[x, y, z, w, h, d]`` by array axis, and score. Raises InputError at the end, when the
+    with x along the columns, or ``[x, y, z, w, h, d]`` by array axis, and score. said: takes what was no more than a
+    warning. Raises InputError at the end, when the
     other cases are written, with each case that could not be read; nothing is written where that is all of them. Raises
     Unwritable, when the boxes of all cases are written, if a picture could not be.
     """
@@ -47,7 +49,7 @@ def predict_boxes(
     unwritten: Unwritable | None = None
     for number, case in enumerate(cases, 1):
         try:
-            volume = predictor.read(case.images, case.missing)
+            volume = predictor.read(case.images, case.missing, said)
             found = predictor.predict(volume, mirror=mirror)
         except InputError as error:
             problems += [replace(problem, case=case.id) for problem in error.problems]

@@ -21,6 +21,7 @@ from foveate.predict.predictor import AnyPredictor, Predictor, load
 from foveate.predict.table import find_tree, predict_table, table_path
 from foveate.predict.whole import WholePredictor
 
+SAID = 3  # lines about one field of images
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 # Where the images of a dataset folder lie, the new scans before those of the training set.
 IMAGE_FOLDERS = ("imagesTs", "images", "imagesTr")
@@ -51,8 +52,8 @@ def predict_files(
     ``CASE.png``. overwrite: replace files that are there, each by a complete new one; else they are refused, as they
     may be masks that somebody has drawn.
     mirror, views, all_pieces: see ``Predictor.predict``; boxes are averaged over no views, and label maps alone have
-    pieces. progress: called with (cases done, cases in all). note: told
-    what was left out of predictions.
+    pieces. progress: called with (cases done, cases in all). note: told what is odd about the images, though they can
+    be read, and what was left out of predictions.
 
     Raises InputError before any work when nothing can be predicted or an output would replace an input; and at
     the end, when the other cases are done, with each case that could not be read.
@@ -60,25 +61,58 @@ def predict_files(
     source, target = Path(input), Path(out)
     predictor = load(run, device=device) if isinstance(run, str | Path) else run
     _check_options(predictor, mirror, views, all_pieces)
+    said: list[Problem] = []
+    try:
+        return _predict(predictor, source, target, mirror, views, all_pieces, overwrite, progress, note, said)
+    finally:  # also where a case could not be read: the others are predicted
+        _say(said, note)
+
+
+def _say(said: Sequence[Problem], note: Callable[[str], object]) -> None:
+    """Note what is odd about the images, but of more than SAID with one field the first ones and their number."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for line, field in sorted({(str(problem), problem.field) for problem in said}):
+        kinds[field].append(line)
+    for field, lines in kinds.items():
+        for line in lines[:SAID]:
+            note(line)
+        if len(lines) > SAID:
+            note(f"{field}: {len(lines) - SAID} more like these.")
+
+
+def _predict(
+    predictor: AnyPredictor,
+    source: Path,
+    target: Path,
+    mirror: bool,
+    views: int,
+    all_pieces: bool,
+    overwrite: bool,
+    progress: Callable[[int, int], None] | None,
+    note: Callable[[str], object],
+    said: list[Problem],
+) -> list[Path]:
+    """See ``predict_files``; said: takes warnings of images."""
     if isinstance(predictor, WholePredictor):
         cases = find_whole(source, channel_names(predictor))
         if not predictor.takes_missing:
             _check_complete(cases, predictor)
         _make_room([table_path(target)], overwrite)
-        return [predict_table(predictor, cases, target, views=views, progress=progress)]
+        return [predict_table(predictor, cases, target, views=views, progress=progress, said=said)]
     if isinstance(predictor, BoxPredictor):
         cases = find_whole(source, channel_names(predictor))
         pictures = [picture_path(target, case) for case in cases]
         _check_distinct(cases, pictures)
         _make_room([boxes_path(target), *pictures], overwrite)
-        return predict_boxes(predictor, cases, target, mirror=mirror, progress=progress)
+        return predict_boxes(predictor, cases, target, mirror=mirror, progress=progress, said=said)
     cases = find_images(source, channel_names(predictor))
     if not predictor.takes_missing:
         _check_complete(cases, predictor)
     outputs = [_output(case, source, target) for case in cases]
     _check_outputs(cases, outputs)
     _make_room(outputs, overwrite)
-    return _predict_maps(predictor, list(zip(cases, outputs, strict=True)), mirror, views, all_pieces, progress, note)
+    pairs = list(zip(cases, outputs, strict=True))
+    return _predict_maps(predictor, pairs, mirror, views, all_pieces, progress, note, said)
 
 
 def _predict_maps(
@@ -89,6 +123,7 @@ def _predict_maps(
     all_pieces: bool,
     progress: Callable[[int, int], None] | None,
     note: Callable[[str], object],
+    said: list[Problem],
 ) -> list[Path]:
     """Write the label map of each case to its file; see ``predict_files``."""
     written: list[Path] = []
@@ -97,7 +132,7 @@ def _predict_maps(
     rivals: dict[str, list[str]] = defaultdict(list)
     for number, (case, output) in enumerate(cases, 1):
         try:
-            volume = predictor.read(case.images, case.missing)
+            volume = predictor.read(case.images, case.missing, said)
             labels = predictor.predict(volume, mirror=mirror, views=views, all_pieces=True)
             if not all_pieces:
                 tidied = predictor.tidy(labels)

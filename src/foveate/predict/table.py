@@ -32,12 +32,13 @@ def predict_table(
     *,
     views: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    said: list[Problem] | None = None,
 ) -> Path:
     """Write ``out/predictions.csv``, or ``out`` itself where that ends in .csv, into a folder that is there; its path.
 
     Columns: case, label, and the probability of each class; of regression case, value, low, high. Answers are averaged
-    over the plan's mirrorings. Raises InputError at the end, when the other cases are written, with each case that
-    could not be read; nothing is written where all are such.
+    over the plan's mirrorings. said: takes what was no more than a warning. Raises InputError at the end, when the
+    other cases are written, with each case that could not be read; nothing is written where all are such.
     """
     path = table_path(out)
     plan = predictor.plan
@@ -51,7 +52,7 @@ def predict_table(
         rows.extend(_row(predictor, name, values) for (name, _), values in zip(waiting, answers, strict=True))
         waiting.clear()
 
-    for number, (case, read) in enumerate(_read(predictor, cases), 1):
+    for number, (case, read) in enumerate(_read(predictor, cases, said), 1):
         if isinstance(read, InputError):
             problems += [replace(problem, case=case.id) for problem in read.problems]
         else:
@@ -93,12 +94,14 @@ def find_tree(source: Path) -> list[Case]:
     return [Case(name, (file,), None, name) for name, file in sorted(found.items())]
 
 
-def _read(predictor: WholePredictor, cases: Sequence[Case]) -> Iterator[tuple[Case, np.ndarray | InputError]]:
+def _read(
+    predictor: WholePredictor, cases: Sequence[Case], said: list[Problem] | None
+) -> Iterator[tuple[Case, np.ndarray | InputError]]:
     """Prepared images in order, a batch read ahead; what cannot be read is answered with its error."""
 
     def read(case: Case) -> np.ndarray | InputError:
         try:
-            return predictor.prepare(predictor.read(case.images, case.missing))
+            return predictor.prepare(predictor.read(case.images, case.missing, said))
         except InputError as error:
             return error
 
