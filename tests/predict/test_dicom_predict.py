@@ -187,6 +187,13 @@ def test_no_name_and_no_uid_gets_out(tmp_path: Path, capsys) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"data", "made"}
 
 
+@pytest.mark.parametrize("name", ["slice.dcm", "IM0001"])
+def test_a_file_of_a_series_is_no_scan(name: str, tmp_path: Path) -> None:
+    file = next(write_series(tmp_path / "T1", stored(1)).iterdir()).rename(tmp_path / "T1" / name)
+    with pytest.raises(InputError, match=r"found a DICOM file; .* Give its folder"):
+        predict_files(named("any"), file, tmp_path / "out")
+
+
 def test_files_of_a_series_that_are_left_out_are_said(tmp_path: Path) -> None:
     """The mask is of fewer slices than the scan: nobody else tells."""
     series = write_series(tmp_path / "T1", stored(6))

@@ -14,6 +14,7 @@ from foveate.cohort.listing import check_name, some
 from foveate.errors import InputError, Problem, refuse
 from foveate.files import make_folder
 from foveate.io import COLOURS, PICTURE_SUFFIXES, case_stem, image_suffix, is_series, write_label
+from foveate.io.dicom_header import is_dicom
 from foveate.predict.boxes_file import boxes_path, picture_path, predict_boxes
 from foveate.predict.detecting import BoxPredictor
 from foveate.predict.dicom_cases import dicom_cases
@@ -184,6 +185,9 @@ def find_images(source: Path, names: Sequence[str]) -> list[Case]:
     """The cases at ``source`` for a model of these channels. Raises InputError when there are none."""
     channels = 1 if tuple(names) == COLOURS else len(names)  # files of a case
     if source.is_file():
+        if not image_suffix(source) and is_dicom(source):
+            fix = "Give its folder: all DICOM files in it are one scan."
+            raise refuse(source, "input", "a DICOM file", "the folder of a DICOM series", fix)
         if not image_suffix(source):
             raise refuse(source, "name", source.suffix or "no suffix", "a NIfTI, PNG, JPEG or TIFF file", "Convert it.")
         match = CHANNEL.match(case_stem(source))
