@@ -134,6 +134,12 @@ def test_nothing_is_replaced_and_bad_input_is_refused_before_any_work(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
 
 
+def test_what_is_odd_about_an_image_is_said(tmp_path: Path) -> None:
+    Image.fromarray(blob((20, 20)).astype(np.uint8)).convert("LA").save(tmp_path / "a.png")
+    notes = foveate.explain(looking(2), tmp_path / "a.png", tmp_path / "out").notes
+    assert any("a.png: alpha: found an alpha channel, opaque everywhere" in note for note in notes)
+
+
 def test_a_scan_that_cannot_be_read_is_listed_at_the_end(tmp_path: Path) -> None:
     for name in ("a", "b"):
         Image.fromarray(blob((20, 20)).astype(np.uint8)).save(tmp_path / f"{name}.png")

@@ -11,7 +11,7 @@ from foveate.errors import InputError, Problem, refuse
 from foveate.explanations.whole import WholeWork
 from foveate.explanations.work import Work
 from foveate.files import make_folder
-from foveate.predict.files import channel_names, find_images, find_whole
+from foveate.predict.files import channel_names, find_images, find_whole, oddities
 from foveate.predict.predictor import AnyPredictor, Predictor, load
 from foveate.predict.whole import WholePredictor
 
@@ -73,9 +73,10 @@ def explain(
         raise refuse("explain", "task", predictor.plan.task, expected, fix)
     _check_output(folder, cases)
     problems: list[Problem] = []
+    said: list[Problem] = []
     for number, case in enumerate(cases, 1):
         try:
-            volume = predictor.read(case.images, case.missing)
+            volume = predictor.read(case.images, case.missing, said)
             answer = predictor.predict(volume)
         except InputError as error:
             problems += [replace(problem, case=case.id) for problem in error.problems]
@@ -85,7 +86,7 @@ def explain(
             progress(number, len(cases))
     if problems:
         raise InputError(problems)
-    return Explanation(folder, work.pictures, work.notes)
+    return Explanation(folder, work.pictures, [*work.notes, *oddities(said)])
 
 
 def _check_output(folder: Path, cases: Sequence[Case]) -> None:

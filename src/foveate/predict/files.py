@@ -66,19 +66,21 @@ def predict_files(
     try:
         return _predict(predictor, source, target, mirror, views, all_pieces, overwrite, progress, note, said)
     finally:  # also where a case could not be read: the others are predicted
-        _say(said, note)
+        for line in oddities(said):
+            note(line)
 
 
-def _say(said: Sequence[Problem], note: Callable[[str], object]) -> None:
-    """Note what is odd about the images, but of more than SAID with one field the first ones and their number."""
+def oddities(said: Sequence[Problem]) -> list[str]:
+    """What is odd about images, a line each, but of more than SAID with one field the first ones and their number."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for line, field in sorted({(str(problem), problem.field) for problem in said}):
         kinds[field].append(line)
+    out = []
     for field, lines in kinds.items():
-        for line in lines[:SAID]:
-            note(line)
+        out += lines[:SAID]
         if len(lines) > SAID:
-            note(f"{field}: {len(lines) - SAID} more like these.")
+            out.append(f"{field}: {len(lines) - SAID} more like these.")
+    return out
 
 
 def _predict(
