@@ -322,7 +322,7 @@ sys.exit(error.exit_code)
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_stops_the_loop_in_its_own_time(number: signal.Signals, code: int) -> None:
     process = start(LOOP, "willing")
     assert first_line(process) == "looping"
@@ -341,6 +341,17 @@ def test_a_second_signal_ends_a_stubborn_loop() -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
     assert process.returncode == -signal.SIGTERM
+
+
+def test_a_training_by_nohup_outlives_its_terminal() -> None:
+    process = start("import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + LOOP, "willing")
+    assert first_line(process) == "looping"
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=20)
+    assert out.startswith("Stopped by SIGTERM")
 
 
 def test_handlers_are_put_back() -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask for save-and-stop."""
+"""SIGTERM, SIGINT and SIGHUP ask for save-and-stop."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from types import FrameType
 from typing import Any
 
 from foveate.errors import FoveateError
+
+# SIGHUP is what a terminal that is closed, or a connection to it that breaks, sends; not every system has it.
+ASKING = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 class Stopped(FoveateError):
@@ -35,9 +38,10 @@ class StopSignals:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Let the first SIGTERM or SIGINT set a flag in place of ending the process; a second one ends it as usual.
+    """Let the first of these signals set a flag in place of ending the process; a second one ends it as usual.
 
-    Outside the main thread, where Python cannot catch signals, the flag is simply never set.
+    One that is ignored stays so: whoever starts a training by nohup wants it to outlive the terminal. Outside the main
+    thread, where Python cannot catch signals, the flag is simply never set.
     """
     stop = StopSignals()
     previous: dict[signal.Signals, Any] = {}
@@ -52,8 +56,9 @@ def stop_signals() -> Iterator[StopSignals]:
         restore()
 
     with contextlib.suppress(ValueError):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            previous[number] = signal.signal(number, on_signal)
+        for number in ASKING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, on_signal)
     try:
         yield stop
     finally:

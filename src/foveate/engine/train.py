@@ -92,8 +92,8 @@ def train(
     of the bound first. The other names are those of the command line; ``set`` takes "key=value" strings.
 
     Returns the run folder. Raises InputError when data, configuration or run folder are not usable, Stopped after
-    SIGTERM or SIGINT (with a checkpoint saved), FoveateError for a full disk, too little memory or a loss that is
-    not finite.
+    SIGTERM, SIGINT or SIGHUP (with a checkpoint saved), FoveateError for a full disk, too little memory or a loss that
+    is not finite.
     """
     begun = {name: now() for name, now in CLOCKS.items()}
     with (
