@@ -165,6 +165,9 @@ def predict(
         typer.Option("--all-pieces", help="Also what lies apart from a structure that the labels show in one piece."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave masks that are there already, and segment the other images.")
+    ] = False,
 ) -> None:
     """Segment images, each on its own grid, as uint8 NIfTI (PNG); or answer for them in predictions.csv."""
     from foveate.predict.files import predict_files
@@ -181,6 +184,7 @@ def predict(
                 views=views,
                 all_pieces=all_pieces,
                 overwrite=overwrite,
+                resume=resume,
                 progress=progress,
                 note=notes.append,
             )

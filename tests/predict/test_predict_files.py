@@ -143,6 +143,23 @@ def test_outputs_are_replaced_only_by_whole_new_ones(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
 
 
+def test_a_prediction_that_was_cut_short_goes_on_and_leaves_what_is_there(tmp_path):
+    for name in "abc":
+        scan(tmp_path / "in" / f"{name}.nii.gz")
+    folders = tmp_path / "in", tmp_path / "out"
+    predict_files(model(), *folders)
+    (tmp_path / "out" / "b.nii.gz").unlink()
+    drawn = tmp_path / "out" / "a.nii.gz"
+    drawn.write_bytes(b"what a person has drawn")
+    said = []
+    assert predict_files(model(), *folders, resume=True, note=said.append) == [tmp_path / "out" / "b.nii.gz"]
+    assert "2 of 3 masks were there already and are left as they are." in said
+    assert drawn.read_bytes() == b"what a person has drawn"
+    assert predict_files(model(), *folders, resume=True) == []
+    with pytest.raises(InputError, match="--resume: found with --overwrite; expected one of the two"):
+        predict_files(model(), *folders, resume=True, overwrite=True)
+
+
 def test_a_place_that_takes_no_file_is_said_before_any_work(tmp_path):
     scan(tmp_path / "in" / "a.nii.gz")
     (tmp_path / "file").write_text("in the way")

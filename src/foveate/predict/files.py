@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from foveate.cohort.cohort import Case
@@ -28,6 +28,17 @@ CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 IMAGE_FOLDERS = ("imagesTs", "images", "imagesTr")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How to predict; see ``predict_files``."""
+
+    mirror: bool
+    views: int
+    all_pieces: bool
+    overwrite: bool
+    resume: bool
+
+
 def predict_files(
     run: str | Path | AnyPredictor,
     input: str | Path,
@@ -38,6 +49,7 @@ def predict_files(
     views: int = 0,
     all_pieces: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
     note: Callable[[str], object] = lambda text: None,
 ) -> list[Path]:
@@ -51,7 +63,8 @@ def predict_files(
     images/ or imagesTr/; or a folder of a DICOM series, or of such folders, whose names say which channel each is. out:
     a folder, or for one image the file to write. Results are uint8 on the input's own grid, ``CASE.nii.gz`` or
     ``CASE.png``. overwrite: replace files that are there, each by a complete new one; else they are refused, as they
-    may be masks that somebody has drawn.
+    may be masks that somebody has drawn. resume: leave such files alone, and predict the other images: a mask that is
+    there is complete, wherever a prediction was cut short.
     mirror, views, all_pieces: see ``Predictor.predict``; boxes are averaged over no views, and label maps alone have
     pieces. progress: called with (cases done, cases in all). note: told what is odd about the images, though they can
     be read, and what was left out of predictions.
@@ -61,10 +74,11 @@ def predict_files(
     """
     source, target = Path(input), Path(out)
     predictor = load(run, device=device) if isinstance(run, str | Path) else run
-    _check_options(predictor, mirror, views, all_pieces)
+    asked = Asked(mirror, views, all_pieces, overwrite, resume)
+    _check_options(predictor, asked)
     said: list[Problem] = []
     try:
-        return _predict(predictor, source, target, mirror, views, all_pieces, overwrite, progress, note, said)
+        return _predict(predictor, source, target, asked, progress, note, said)
     finally:  # also where a case could not be read: the others are predicted
         for line in oddities(said):
             note(line)
@@ -87,10 +101,7 @@ def _predict(
     predictor: AnyPredictor,
     source: Path,
     target: Path,
-    mirror: bool,
-    views: int,
-    all_pieces: bool,
-    overwrite: bool,
+    asked: Asked,
     progress: Callable[[int, int], None] | None,
     note: Callable[[str], object],
     said: list[Problem],
@@ -100,30 +111,30 @@ def _predict(
         cases = find_whole(source, channel_names(predictor))
         if not predictor.takes_missing:
             _check_complete(cases, predictor)
-        _make_room([table_path(target)], overwrite)
-        return [predict_table(predictor, cases, target, views=views, progress=progress, said=said)]
+        _make_room([table_path(target)], asked)
+        return [predict_table(predictor, cases, target, views=asked.views, progress=progress, said=said)]
     if isinstance(predictor, BoxPredictor):
         cases = find_whole(source, channel_names(predictor))
         pictures = [picture_path(target, case) for case in cases]
         _check_distinct(cases, pictures)
-        _make_room([boxes_path(target), *pictures], overwrite)
-        return predict_boxes(predictor, cases, target, mirror=mirror, progress=progress, said=said)
+        _make_room([boxes_path(target), *pictures], asked)
+        return predict_boxes(predictor, cases, target, mirror=asked.mirror, progress=progress, said=said)
     cases = find_images(source, channel_names(predictor))
     if not predictor.takes_missing:
         _check_complete(cases, predictor)
     outputs = [_output(case, source, target) for case in cases]
     _check_outputs(cases, outputs)
-    _make_room(outputs, overwrite)
-    pairs = list(zip(cases, outputs, strict=True))
-    return _predict_maps(predictor, pairs, mirror, views, all_pieces, progress, note, said)
+    _make_room(outputs, asked)
+    left = [pair for pair in zip(cases, outputs, strict=True) if not (asked.resume and pair[1].exists())]
+    if asked.resume:
+        note(f"{len(cases) - len(left)} of {len(cases)} masks were there already and are left as they are.")
+    return _predict_maps(predictor, left, asked, progress, note, said)
 
 
 def _predict_maps(
     predictor: Predictor,
     cases: Sequence[tuple[Case, Path]],
-    mirror: bool,
-    views: int,
-    all_pieces: bool,
+    asked: Asked,
     progress: Callable[[int, int], None] | None,
     note: Callable[[str], object],
     said: list[Problem],
@@ -136,8 +147,8 @@ def _predict_maps(
     for number, (case, output) in enumerate(cases, 1):
         try:
             volume = predictor.read(case.images, case.missing, said)
-            labels = predictor.predict(volume, mirror=mirror, views=views, all_pieces=True)
-            if not all_pieces:
+            labels = predictor.predict(volume, mirror=asked.mirror, views=asked.views, all_pieces=True)
+            if not asked.all_pieces:
                 tidied = predictor.tidy(labels)
                 labels = tidied.labels
                 left_out.update(tidied.left_out)
@@ -168,15 +179,18 @@ def _predict_maps(
     return written
 
 
-def _check_options(predictor: AnyPredictor, mirror: bool, views: int, all_pieces: bool) -> None:
-    """Refuse, before any work, what would change nothing for this model."""
+def _check_options(predictor: AnyPredictor, asked: Asked) -> None:
+    """Refuse, before any work, what would change nothing for this model, and what contradicts itself."""
     task = predictor.plan.task
-    predictor.mirror_axes(mirror)
-    if views and isinstance(predictor, BoxPredictor):
+    predictor.mirror_axes(asked.mirror)
+    if asked.views and isinstance(predictor, BoxPredictor):
         expected = "a model whose answers can be averaged"
-        raise refuse("predict", "--views", f"{views}, and a model for {task}", expected, "Leave it out.")
-    if all_pieces and not isinstance(predictor, Predictor):
-        raise refuse("predict", "--all-pieces", f"a model for {task}", "a model that segments", "Leave it out.")
+        raise refuse("predict", "--views", f"{asked.views}, and a model for {task}", expected, "Leave it out.")
+    for option, given in (("--all-pieces", asked.all_pieces), ("--resume", asked.resume)):
+        if given and not isinstance(predictor, Predictor):
+            raise refuse("predict", option, f"a model for {task}", "a model that segments", "Leave it out.")
+    if asked.resume and asked.overwrite:
+        raise refuse("predict", "--resume", "with --overwrite", "one of the two", "Leave one out.")
 
 
 def channel_names(predictor: AnyPredictor) -> tuple[str, ...]:
@@ -331,11 +345,12 @@ def _check_outputs(cases: Sequence[Case], outputs: Sequence[Path]) -> None:
         raise InputError(problems)
 
 
-def _make_room(outputs: Sequence[Path], overwrite: bool) -> None:
-    """Refuse, before any work, outputs that are there, unless they are to be replaced; and make their folders."""
-    if not overwrite and (there := [output for output in outputs if output.exists()]):
+def _make_room(outputs: Sequence[Path], asked: Asked) -> None:
+    """Refuse, before any work, outputs that are there, unless they are to be replaced or left; make their folders."""
+    there = [output for output in outputs if output.exists()]
+    if there and not (asked.overwrite or asked.resume):
         found = f"{len(there)} of {len(outputs)} files already there ({some([output.name for output in there])})"
-        fix = "Choose another folder, or say --overwrite if nobody needs them."
+        fix = "Choose another folder, or say --overwrite if nobody needs them, or --resume to predict the others alone."
         raise refuse(there[0].parent, "output", found, "files that are not there yet", fix)
     for folder in {output.parent for output in outputs}:
         make_folder(folder)
