@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from foveate.tasks import HierarchicalSegmentation, Segmentation, build_task
+from foveate.tasks.task import _coarser
 from toys import tiny_plan
 
 # 4 is a core of unknown kind, 5 a tumour of unknown parts; "vessel" has no finer classes, "bed" no value of its own.
@@ -124,6 +125,27 @@ def test_what_lies_below_a_label_gets_exactly_no_gradient(label, loss):
     sum(getattr(task, loss)([logits, logits[..., ::2, ::2]], task.encode(labels)).values()).backward()
     moved = {name for node, name in enumerate(task.names) if logits.grad[:, node].any()}
     assert moved == set(task.names) - set(below(label)[1:])
+
+
+def test_a_coarse_voxel_of_two_kinds_of_label_teaches_what_the_finer_one_says():
+    task = a_task()
+    labels = torch.tensor([[[1, 4], [1, 4]]], dtype=torch.uint8)  # half of it enhancing, half some core
+    coarse = _coarser(task.encode(labels), torch.Size((1, 1)))
+    node = task.names.index("enhancing")
+    assert task.known(coarse)[0, node].item() == pytest.approx(0.5)
+    assert task.taught(coarse)[0, node].item() == pytest.approx(1)
+    assert task.taught(coarse)[0, task.names.index("core")].item() == pytest.approx(1)
+    fine = task.encode(draw(task)[1])  # of one kind each
+    assert torch.equal(task.taught(fine) * (task.known(fine) > 0), fine.values)
+
+    def dice(enhancing):
+        logits = torch.zeros(1, task.channels, 1, 1)
+        for name in ("tumour", "core"):
+            logits[:, task.names.index(name)] = 20
+        logits[:, node] = enhancing
+        return task._loss_at(logits, coarse)["dice"].item()
+
+    assert dice(20.0) < dice(0.0) < dice(-20.0)
 
 
 def test_an_unknown_part_is_learnt_from_the_cases_that_tell_it():

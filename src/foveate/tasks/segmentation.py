@@ -58,7 +58,7 @@ class Segmentation(Task):
 
     def _loss_at(self, logits: Tensor, target: Target) -> dict[str, Tensor]:
         entropy = (self.cross_entropy(logits, target.values) * target.weight).sum()
-        overlap = soft_dice(self.probabilities(logits), target.values, self.known(target), self.first)
+        overlap = soft_dice(self.probabilities(logits), self.taught(target), self.known(target), self.first)
         return {"dice": 1 - overlap.mean(), "ce": entropy / target.weight.sum().clamp_min(1)}
 
     def description(self) -> dict[str, Any]:

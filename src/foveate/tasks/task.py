@@ -65,6 +65,10 @@ class Task:
         """How much each channel of a target may teach at each voxel: its weight ``[B, 1, *S]``, the same for all."""
         return target.weight
 
+    def taught(self, target: Target) -> Tensor:
+        """What it teaches there, ``[B, K, *S]``: its values, where they are not told for a part of the voxel alone."""
+        return target.values
+
     # Losses
 
     def loss(self, outputs: Tensor | list[Tensor], target: Target) -> dict[str, Tensor]:
@@ -100,7 +104,7 @@ class Task:
         raise NotImplementedError
 
     def _squared_error_at(self, logits: Tensor, target: Target) -> dict[str, Tensor]:
-        error = (self.probabilities(logits) - target.values).square() * self.known(target)
+        error = (self.probabilities(logits) - self.taught(target)).square() * self.known(target)
         return {"mse": error.mean(1).sum() / target.weight.sum().clamp_min(1)}
 
     # Answers
