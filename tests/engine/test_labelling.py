@@ -71,11 +71,15 @@ def test_without_unlabelled_scans_or_their_loss_nothing_is_labelled(make, tmp_pa
     assert due_at(make(unlabelled_weight=0.0)) == []
 
 
-def test_the_label_of_a_scan_is_the_averaged_networks_over_the_views(make):
-    labelling = make()
+@pytest.mark.parametrize("patch", [16, 24], ids=["windows", "whole"])
+def test_the_label_of_a_scan_is_the_averaged_networks_over_the_views_where_a_patch_holds_it(make, patch, tmp_path):
+    (tmp_path / "scans").mkdir()
+    scans = toy_cohort(tmp_path / "scans", PLAN)
+    assert scans["U0"].shape == (22, 22)
+    labelling = make(cohort=scans, plan=tiny_plan(2, patch=(patch, patch)))
     labelling.predictor.task.one_piece = {"class 1": 1, "class 2": 2}
     labelling.make(nothing)
-    views = draw_views(VIEWS, PLAN.spacing, (), 1)
+    views = draw_views(VIEWS, PLAN.spacing, (), 1) if patch == 24 else ()
     assert set(labelling.sampler.pseudo) == {"U0", "U1", "U2"}
     for name, case in labelling.sampler.pseudo.items():
         image = labelling.prepared[name].image
@@ -98,8 +102,7 @@ def test_what_the_network_is_not_sure_of_teaches_nothing(make):
     labelling = make(confidence=0.5)
     labelling.make(nothing)
     image = labelling.prepared["U0"].image
-    views = draw_views(VIEWS, PLAN.spacing, (), 1)
-    sure, all_of_it = labelling.sampler.pseudo["U0"].label, labelling.predictor.predict_prepared(image, views)
+    sure, all_of_it = labelling.sampler.pseudo["U0"].label, labelling.predictor.predict_prepared(image)
     apart = open_smaller_pieces(all_of_it, labelling.predictor.task.one_piece) == 255
     assert (apart & (sure == 255)).sum() < (sure == 255).sum() < sure.size
     assert (sure[sure != 255] == all_of_it[sure != 255]).all()

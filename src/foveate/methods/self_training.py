@@ -3,9 +3,10 @@
 Sources: Lee, "Pseudo-Label", ICML workshop 2013; Xie et al., "Self-training with Noisy Student", CVPR 2020; Yang et
 al., "ST++", CVPR 2022.
 Departures: one run in place of several trainings: the same student goes on, with its learning rate, after each
-labelling; the teacher is its average, asked for several rotated and zoomed views of every scan; unlabelled images
-take a share of every batch; what a label has apart from a structure's largest piece teaches nothing, where the labelled
-scans show the structure in one. So a step costs what a supervised one costs, and labelling a few per cent of the time.
+labelling; the teacher is its average, asked for several rotated and zoomed views of every scan that a patch holds;
+unlabelled images take a share of every batch; what a label has apart from a structure's largest piece teaches nothing,
+where the labelled scans show the structure in one. So a step costs what a supervised one costs, and labelling a few per
+cent of the time.
 """
 
 from __future__ import annotations
