@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 
-from foveate.io import COLOURS
+COLOURS = ("red", "green", "blue")  # channels of one picture file
 
 SIDES = ((0.0, 0.5), (1.0, 0.5), (0.5, 0.0), (0.5, 1.0))  # left, right, top, bottom: (x, y) of a picture, y downwards
 

@@ -10,9 +10,9 @@ from torch import nn
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.errors import InputError
 from foveate.files import Unwritable
-from foveate.io import COLOURS
 from foveate.predict.files import find_images, predict_files
 from foveate.predict.predictor import Predictor
+from foveate.slices import COLOURS
 from foveate.tasks import build_task
 
 

@@ -23,7 +23,7 @@ from foveate.cohort.missing import missing_modalities
 from foveate.cohort.outliers import LIMIT, outliers
 from foveate.cohort.targets import class_counts, of_maps, target_problems
 from foveate.errors import InputError, Problem, Severity
-from foveate.io import COLOURS
+from foveate.slices import COLOURS
 
 Progress = Callable[[int, int], None]
 

@@ -2,7 +2,6 @@
 
 from foveate.io.dicom import image_files, is_series
 from foveate.io.files import (
-    COLOURS,
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
     case_stem,
@@ -18,7 +17,6 @@ from foveate.io.grid import corner_distance, tolerance
 from foveate.io.volume import Volume
 
 __all__ = [
-    "COLOURS",
     "IMAGE_SUFFIXES",
     "PICTURE_SUFFIXES",
     "Volume",

@@ -18,7 +18,6 @@ from foveate.io.volume import Volume
 from foveate.text import one_form
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
-COLOURS = ("red", "green", "blue")  # channels of one picture file
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 IMAGE_SUFFIXES = NIFTI_SUFFIXES + PICTURE_SUFFIXES
 

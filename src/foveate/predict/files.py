@@ -13,7 +13,7 @@ from foveate.cohort.layout_nnunet import missing_channels
 from foveate.cohort.listing import check_name, some
 from foveate.errors import InputError, Problem, refuse
 from foveate.files import make_folder
-from foveate.io import COLOURS, PICTURE_SUFFIXES, case_stem, image_suffix, is_series, write_label
+from foveate.io import PICTURE_SUFFIXES, case_stem, image_suffix, is_series, write_label
 from foveate.io.dicom_header import is_dicom
 from foveate.predict.boxes_file import boxes_path, picture_path, predict_boxes
 from foveate.predict.detecting import BoxPredictor
@@ -21,6 +21,7 @@ from foveate.predict.dicom_cases import dicom_cases
 from foveate.predict.predictor import AnyPredictor, Predictor, load
 from foveate.predict.table import find_tree, predict_table, table_path
 from foveate.predict.whole import WholePredictor
+from foveate.slices import COLOURS
 
 SAID = 3  # lines about one field of images
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
