@@ -133,10 +133,10 @@ def test_a_coarse_voxel_of_two_kinds_of_label_teaches_what_the_finer_one_says():
     coarse = _coarser(task.encode(labels), torch.Size((1, 1)))
     node = task.names.index("enhancing")
     assert task.known(coarse)[0, node].item() == pytest.approx(0.5)
-    assert task.taught(coarse)[0, node].item() == pytest.approx(1)
-    assert task.taught(coarse)[0, task.names.index("core")].item() == pytest.approx(1)
+    assert task.taught(coarse).values[0, node].item() == pytest.approx(1)
+    assert task.taught(coarse).values[0, task.names.index("core")].item() == pytest.approx(1)
     fine = task.encode(draw(task)[1])  # of one kind each
-    assert torch.equal(task.taught(fine) * (task.known(fine) > 0), fine.values)
+    assert torch.equal(task.taught(fine).values * (task.known(fine) > 0), fine.values)
 
     def dice(enhancing):
         logits = torch.zeros(1, task.channels, 1, 1)

@@ -21,7 +21,7 @@ from foveate.predict.predictor import AnyPredictor, Predictor
 from foveate.predict.views import View, draw_views
 from foveate.predict.whole import WholePredictor
 
-VIEWS = 4  # of each scan, beside the scan as it is
+VIEWS = 4  # of each scan that a patch holds, beside the scan as it is
 SHARE = 0.06  # of a bound in seconds, that one round may take: scans that it does not reach keep what they had
 
 
@@ -105,7 +105,7 @@ class Labelling:
             labels = self.predictor.task.decode(logits, self.method.sureness).numpy()[0]
         else:
             assert isinstance(self.predictor, Predictor)  # no method that serves boxes has whole scans labelled
-            # The windows of a larger scan lose their corners when they are turned: answers are worse (benchmarks.md).
+            # The windows of a larger scan lose their corners when they are turned: answers are worse.
             fits = all(n <= size for n, size in zip(case.shape, self.predictor.plan.patch, strict=True))
             labels = self.predictor.predict_prepared(case.image, views if fits else (), self.method.sureness)
             labels = open_smaller_pieces(labels, self.predictor.task.one_piece)

@@ -67,10 +67,11 @@ class HierarchicalSegmentation(Segmentation):
                 known[children] = [known[parent] - stopped] * (children.stop - children.start)
         return torch.cat(known, dim=1).clamp_min(0) * target.weight
 
-    def taught(self, target: Target) -> Tensor:
+    def taught(self, target: Target) -> Target:
         """Shares of that part of a voxel whose label does not stop above the node: a coarse voxel may hold both."""
-        told = self.known(target) / target.weight.clamp_min(1e-6)
-        return (target.values / told.clamp_min(1e-6)).clamp_max(1)
+        known = self.known(target)
+        told = known / target.weight.clamp_min(1e-6)
+        return Target((target.values / told.clamp_min(1e-6)).clamp_max(1), known)
 
     def cross_entropy(self, logits: Tensor, values: Tensor) -> Tensor:
         return -(values * torch.cat(self.of_siblings(logits), dim=1)).sum(1, keepdim=True)

@@ -58,7 +58,8 @@ class Segmentation(Task):
 
     def _loss_at(self, logits: Tensor, target: Target) -> dict[str, Tensor]:
         entropy = (self.cross_entropy(logits, target.values) * target.weight).sum()
-        overlap = soft_dice(self.probabilities(logits), self.taught(target), self.known(target), self.first)
+        taught = self.taught(target)
+        overlap = soft_dice(self.probabilities(logits), taught.values, taught.weight, self.first)
         return {"dice": 1 - overlap.mean(), "ce": entropy / target.weight.sum().clamp_min(1)}
 
     def description(self) -> dict[str, Any]:

@@ -65,9 +65,9 @@ class Task:
         """How much each channel of a target may teach at each voxel: its weight ``[B, 1, *S]``, the same for all."""
         return target.weight
 
-    def taught(self, target: Target) -> Tensor:
-        """What it teaches there, ``[B, K, *S]``: its values, where they are not told for a part of the voxel alone."""
-        return target.values
+    def taught(self, target: Target) -> Target:
+        """The same with the weights of ``known``, and values that hold where a voxel is known in part."""
+        return target
 
     # Losses
 
@@ -104,7 +104,8 @@ class Task:
         raise NotImplementedError
 
     def _squared_error_at(self, logits: Tensor, target: Target) -> dict[str, Tensor]:
-        error = (self.probabilities(logits) - self.taught(target)).square() * self.known(target)
+        taught = self.taught(target)
+        error = (self.probabilities(logits) - taught.values).square() * taught.weight
         return {"mse": error.mean(1).sum() / target.weight.sum().clamp_min(1)}
 
     # Answers
