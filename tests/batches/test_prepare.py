@@ -14,7 +14,7 @@ from scipy import ndimage
 from torch.nn import functional
 
 from foveate.batches import prepare
-from foveate.batches.prepare import prepare_cohort, prepare_label, prepare_volume
+from foveate.batches.prepare import as_shown, prepare_cohort, prepare_label, prepare_volume
 from foveate.cohort.cohort import Case, Cohort
 from foveate.cohort.plan import ChannelPlan, Plan
 from foveate.errors import InputError
@@ -114,6 +114,7 @@ def test_ct_and_unit_follow_the_plan():
     picture = Volume(np.array([[[0.0, 255.0]]], np.float32), np.eye(4))
     prepared, grid = prepare_volume(picture, make_plan((1.0, 1.0), "unit"))
     np.testing.assert_allclose(prepared.flatten(), [-1, 1])
+    np.testing.assert_allclose(as_shown(prepared.numpy(), make_plan((1.0, 1.0), "unit")), picture.array)
     assert grid.flips == (False, False)
 
 

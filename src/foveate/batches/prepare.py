@@ -119,6 +119,13 @@ def _normalise(x: torch.Tensor, channel: ChannelPlan) -> None:
     x.clamp_(lower, upper).sub_(mean).div_(deviation)
 
 
+def as_shown(image: np.ndarray, plan: Plan) -> np.ndarray:
+    """A prepared image ``[C, *S']`` for people: pictures of 8 bits a channel have their own values again."""
+    if any(channel.normalisation != "unit" for channel in plan.channels):
+        return image
+    return np.clip((image + 1) * (255 / 2), 0, 255)
+
+
 def prepare_label(labels: Volume, plan: Plan, grid: Grid) -> np.ndarray:
     """A label map on the prepared grid of its image: uint8 [*S'] label values, 255 where there is no information.
 

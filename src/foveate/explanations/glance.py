@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from foveate.batches.cache import PreparedCase
+from foveate.batches.prepare import as_shown
 from foveate.explanations.image_maps import ImageExplainer
 from foveate.explanations.maps import Explainer
 from foveate.explanations.pictures import Panel, overview
 from foveate.explanations.whole import answer_lines
 from foveate.predict.predictor import Predictor
 from foveate.predict.whole import WholePredictor
-from foveate.slices import best_cut
+from foveate.slices import best_cut, to_draw
 
 _COLUMNS = 3  # of panels: the page is about as wide
 
@@ -53,6 +54,6 @@ def attention_picture(predictor: Predictor | WholePredictor, case: PreparedCase)
     affine = np.diag([*case.spacing, 1.0]) if window.ndim == 4 else None
     cut = best_cut(np.isin(labels, values), case.spacing, affine)
     cut = replace(cut, title=cut.title.split(",")[0])  # the slice is counted in the window, which nobody else knows
-    channel = next(channel for channel in window if not np.isnan(channel).any())  # the first modality may be missing
+    drawn = to_draw(as_shown(window, predictor.plan), [channel.name for channel in predictor.plan.channels])
     panels = [Panel(cut.of(found), name.title) for name, found in shown.items()]
-    return overview(case.id, cut.of(channel), cut.of(labels), members, cut, panels, lines, _COLUMNS)
+    return overview(case.id, cut.of(drawn), cut.of(labels), members, cut, panels, lines, _COLUMNS)

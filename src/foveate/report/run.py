@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from foveate.batches.cache import PreparedCase, PreparedCohort
+from foveate.batches.prepare import as_shown
 from foveate.cohort.plan import Plan
 from foveate.cohort.split import Split
 from foveate.errors import refuse
@@ -143,7 +144,8 @@ def _boxes(case: PreparedCase, caption: str, predictor: BoxPredictor) -> ReportC
     image = np.asarray(case.image, np.float32)
     found, spacing = predictor.predict_prepared(image), [*case.spacing, *[1.0] * (4 - len(case.spacing))]
     known = None if case.target is None else case.target[case.target[:, -1] >= 0, :-1]
-    drawn = draw_boxes(Volume(image, np.diag(spacing)), found, list(predictor.plan.classes), known)
+    shown = as_shown(image, predictor.plan)
+    drawn = draw_boxes(Volume(shown, np.diag(spacing)), found, list(predictor.plan.classes), known)
     if known is not None:
         caption += f"; {len(known)} boxes known"
     return ReportCase(case.id, image[0], case.spacing, None, None, None, caption, views=(View(CAPTION, drawn),))
@@ -156,5 +158,5 @@ def _picture(case: PreparedCase, caption: str, predictor: Predictor) -> ReportCa
     dice = None if label is None else predictor.task.mean_dice(predicted, label)
     # Prepared volumes lie in canonical orientation, so their affine is the spacing alone.
     affine = np.diag([*case.spacing, 1.0]) if len(case.spacing) == 3 else None
-    shown = to_draw(image, [channel.name for channel in predictor.plan.channels])
+    shown = to_draw(as_shown(image, predictor.plan), [channel.name for channel in predictor.plan.channels])
     return ReportCase(case.id, shown, case.spacing, label, predicted, dice, caption, affine)

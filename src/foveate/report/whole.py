@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from foveate.batches.cache import PreparedCase, PreparedCohort
+from foveate.batches.prepare import as_shown
 from foveate.predict.whole import WholePredictor
 from foveate.report.page import ReportCase
 from foveate.slices import to_draw
@@ -24,7 +25,7 @@ def answer_pictures(
         image = np.asarray(case.image, np.float32)
         answer = predictor.task.answers(predictor.logits([image]))[0]
         said = f"Answer: {_said(predictor, answer)}. {_label(predictor, case)}{caption}."
-        drawn = to_draw(image, [channel.name for channel in predictor.plan.channels])
+        drawn = to_draw(as_shown(image, predictor.plan), [channel.name for channel in predictor.plan.channels])
         affine = np.diag([*case.spacing, 1.0]) if len(case.spacing) == 3 else None
         nothing = np.zeros(image.shape[1:], np.uint8)
         out.append(ReportCase(name, drawn, case.spacing, None, nothing, None, said, affine))
